@@ -1,0 +1,295 @@
+"""The only module that imports unsloth, trl or vllm: Unsloth on CUDA, plain TRL elsewhere.
+
+Unsloth patches what is imported after it, so the other modules take `torch`, `transformers`
+and `peft` from here.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+if torch.cuda.is_available():
+    import unsloth
+import peft
+import transformers
+import trl
+from trl import import_utils as trl_import_utils
+
+from torch.utils.tensorboard import SummaryWriter
+
+if not torch.cuda.is_available():
+    # TRL imports vLLM wherever it is installed, and that takes nine seconds it cannot use here.
+    trl_import_utils.is_vllm_available = lambda min_version=None: False
+
+from sarashina_grpo.hardware import Plan
+from sarashina_grpo.recipe import Sampling, Settings
+
+ENGINE: Literal["Unsloth", "TRL"] = "Unsloth" if torch.cuda.is_available() else "TRL"
+
+Messages = list[dict[str, str]]
+
+__all__ = ["SummaryWriter", "peft", "torch", "transformers"]
+
+
+class BackendError(RuntimeError):
+    """The model or the trainer is not what it has to be, e.g. an adapter without effect."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model with its tokenizer, and how text is drawn from it."""
+
+    model: Any
+    tokenizer: Any
+    plan: Plan
+    use_adapter: bool = True
+
+    @property
+    def base(self) -> "Policy":
+        """The same model without its adapter."""
+        return replace(self, use_adapter=False)
+
+    def adapter_context(self) -> AbstractContextManager[Any]:
+        """Runs the model with the adapter on or off, as this policy wants it."""
+        return nullcontext() if self.use_adapter else self.model.disable_adapter()
+
+    def render(self, messages: Messages) -> str:
+        """The chat prompt as text, up to where the assistant starts to speak."""
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+
+    def count_tokens(self, messages: Messages) -> int:
+        """How many tokens the chat prompt takes."""
+        return len(self.tokenizer(self.render(messages), add_special_tokens=False)["input_ids"])
+
+
+def load_base(name: str | Path, settings: Settings, plan: Plan, seed: int) -> Policy:
+    """Load a model and put a fresh adapter on it, which changes nothing until it is trained."""
+    model, tokenizer = _load_weights(str(name), settings, plan, seed)
+    adapter = {
+        "r": settings.lora_rank,
+        "lora_alpha": settings.lora_alpha,
+        "target_modules": list(settings.lora_targets),
+    }
+    if ENGINE == "Unsloth":
+        model = unsloth.FastLanguageModel.get_peft_model(
+            model, **adapter, use_gradient_checkpointing="unsloth", random_state=seed
+        )
+    else:
+        transformers.set_seed(seed)
+        model = peft.get_peft_model(model, peft.LoraConfig(**adapter, task_type="CAUSAL_LM"))
+    return Policy(model, tokenizer, plan)
+
+
+def load_adapter(
+    base: str | Path, checkpoint: Path, settings: Settings, plan: Plan, seed: int
+) -> Policy:
+    """Load a model with the adapter of a checkpoint, and make sure that the adapter works.
+
+    Raises:
+        BackendError: all of the adapter's tensors are zero, or it does not change the output.
+    """
+    policy = load_base(base, settings, plan, seed)
+    weights = peft.load_peft_weights(str(checkpoint), device=str(policy.model.device))
+    result = peft.set_peft_model_state_dict(policy.model, weights)
+    if result.unexpected_keys:
+        raise BackendError(
+            f"{checkpoint} holds adapter weights that {base} has no place for, "
+            f"such as {result.unexpected_keys[0]}; was it trained from another model?"
+        )
+    check_adapter(policy)
+    return policy
+
+
+def check_adapter(policy: Policy, probe: str = "こんにちは") -> float:
+    """The largest change of a logit that the adapter makes on a fixed prompt.
+
+    Raises:
+        BackendError: the adapter's tensors are zero, or there is no change.
+    """
+    if not any(
+        bool(weight.any()) for name, weight in policy.model.named_parameters() if ".lora_B." in name
+    ):
+        raise BackendError("the adapter's weights are all zero: it was never trained")
+    ids = policy.tokenizer(probe, return_tensors="pt")["input_ids"].to(policy.model.device)
+    logits = []
+    for each in (policy, policy.base):
+        with torch.no_grad(), each.adapter_context():
+            logits.append(policy.model(input_ids=ids).logits.float())
+    tuned, base = logits
+    change = (tuned - base).abs().max().item()
+    if change == 0:
+        raise BackendError("the adapter is loaded but does not change the model's output")
+    return change
+
+
+def generate(
+    policy: Policy,
+    prompts: Sequence[Messages],
+    sampling: Sampling,
+    seed: int,
+    batch_size: int = 128,
+) -> list[str]:
+    """Draw one completion for each prompt, without special tokens, the same for the same seed."""
+    texts = [policy.render(prompt) for prompt in prompts]
+    if policy.plan.use_vllm:
+        return _generate_with_vllm(policy, texts, sampling, seed)
+    transformers.set_seed(seed)
+    policy.model.eval()
+    completions = []
+    for start in range(0, len(texts), batch_size):
+        batch = encode(policy, texts[start : start + batch_size])
+        with torch.no_grad(), policy.adapter_context():
+            ids = policy.model.generate(**batch, **generation_options(policy, sampling))
+        completions += policy.tokenizer.batch_decode(
+            ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+    return completions
+
+
+def stream(policy: Policy, messages: Messages, sampling: Sampling, seed: int) -> str:
+    """Draw one completion and print it as it comes; returns it without special tokens."""
+    transformers.set_seed(seed)
+    policy.model.eval()
+    batch = encode(policy, [policy.render(messages)])
+    streamer = transformers.TextStreamer(
+        policy.tokenizer, skip_prompt=True, skip_special_tokens=True
+    )
+    with torch.no_grad(), policy.adapter_context():
+        ids = policy.model.generate(
+            **batch, **generation_options(policy, sampling), streamer=streamer
+        )
+    return policy.tokenizer.decode(ids[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def encode(policy: Policy, texts: Sequence[str]) -> dict[str, Any]:
+    """Left-padded ids and attention mask (texts, longest) on the model's device."""
+    batch = policy.tokenizer(
+        list(texts),
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+        return_token_type_ids=False,
+    )
+    return dict(batch.to(policy.model.device))
+
+
+def generation_options(policy: Policy, sampling: Sampling) -> dict[str, Any]:
+    """The arguments of Hugging Face's `generate` for a sampling."""
+    return {
+        "max_new_tokens": sampling.max_tokens,
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": 0,
+        "pad_token_id": policy.tokenizer.pad_token_id,
+    }
+
+
+def make_trainer(
+    policy: Policy,
+    settings: Settings,
+    reward_funcs: Sequence[Callable[..., Any]],
+    dataset: Any,
+    output_dir: Path,
+    seed: int,
+    callbacks: Sequence[Any],
+) -> Any:
+    """A GRPOTrainer, Unsloth's on CUDA, that saves to `output_dir` and logs through callbacks.
+
+    Raises:
+        BackendError: on CUDA, when the trainer is not Unsloth's.
+    """
+    trainer = trl.GRPOTrainer(
+        model=policy.model,
+        processing_class=policy.tokenizer,
+        reward_funcs=list(reward_funcs),
+        args=trl.GRPOConfig(**_trainer_options(settings, policy.plan, output_dir, seed)),
+        train_dataset=dataset,
+        callbacks=list(callbacks),
+    )
+    if ENGINE == "Unsloth" and not type(trainer).__name__.startswith("Unsloth"):
+        raise BackendError(
+            f"the trainer is {type(trainer).__name__}, not Unsloth's: trl was imported before "
+            "unsloth; import sarashina_grpo.backend before trl, transformers and peft"
+        )
+    return trainer
+
+
+def _load_weights(name: str, settings: Settings, plan: Plan, seed: int) -> tuple[Any, Any]:
+    if ENGINE == "Unsloth":
+        vllm_options = {
+            "max_lora_rank": settings.lora_rank,
+            "gpu_memory_utilization": plan.gpu_memory_utilization,
+        }
+        return unsloth.FastLanguageModel.from_pretrained(
+            name,
+            max_seq_length=settings.max_seq_length,
+            load_in_4bit=plan.load_in_4bit,
+            fast_inference=plan.use_vllm,
+            random_state=seed,
+            **(vllm_options if plan.use_vllm else {}),
+        )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    return model, tokenizer
+
+
+def _generate_with_vllm(
+    policy: Policy, texts: Sequence[str], sampling: Sampling, seed: int
+) -> list[str]:
+    import vllm
+
+    adapter = policy.model.load_lora("adapter", load_tensors=True) if policy.use_adapter else None
+    outputs = policy.model.fast_generate(
+        list(texts),
+        sampling_params=vllm.SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=seed,
+        ),
+        lora_request=adapter,
+        use_tqdm=False,
+    )
+    return [output.outputs[0].text for output in outputs]
+
+
+def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int) -> dict[str, Any]:
+    cuda = plan.device == "cuda"
+    bf16 = cuda and torch.cuda.is_bf16_supported()
+    return {
+        "output_dir": str(output_dir),
+        "seed": seed,
+        "use_vllm": plan.use_vllm,
+        "use_cpu": not cuda,
+        "bf16": bf16,
+        "fp16": cuda and not bf16,
+        "learning_rate": settings.learning_rate,
+        "adam_beta1": settings.adam_beta1,
+        "adam_beta2": settings.adam_beta2,
+        "weight_decay": settings.weight_decay,
+        "warmup_steps": round(settings.warmup_ratio * settings.max_steps),
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "optim": settings.optim if cuda else "adamw_torch",
+        "max_grad_norm": settings.max_grad_norm,
+        "num_generations": settings.num_generations,
+        "temperature": settings.temperature,
+        "beta": settings.beta,
+        "loss_type": settings.loss_type,
+        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
+        "max_completion_length": settings.max_completion_length,
+        "max_steps": settings.max_steps,
+        "save_steps": settings.save_steps,
+        "gradient_checkpointing": cuda,
+        "logging_steps": 1,
+        "report_to": "none",
+        "dataloader_pin_memory": cuda,
+    }

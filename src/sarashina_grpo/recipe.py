@@ -1,0 +1,195 @@
+"""What a recipe is: a model, a pair of tags, prompts, rewards and settings.
+
+Frozen dataclasses, validated when they are made; the recipes themselves are in `recipes`.
+Setting names are those of TRL and PEFT, so their documentation applies.
+"""
+
+import logging
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sarashina_grpo.data import LeftOut, Source, describe_left_out, load_dataset
+from sarashina_grpo.demonstrations import Demonstrate
+from sarashina_grpo.rewards import Reward, bind_tags
+from sarashina_grpo.tags import TagFormat
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def positive() -> Any:
+    """A setting that must be above zero."""
+    return field(metadata={"accepts": "above 0", "check": lambda value: value > 0})
+
+
+def share() -> Any:
+    """A setting from 0 to 1."""
+    return field(metadata={"accepts": "from 0 to 1", "check": lambda value: 0 <= value <= 1})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How replies are drawn in a conversation. Lengths in tokens."""
+
+    temperature: float = positive()
+    top_p: float = share()
+    max_tokens: int = positive()
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a run is trained. Lengths in tokens, ratios from 0 to 1.
+
+    Raises:
+        ValueError: a value is outside its range; names the setting, the value and the range.
+    """
+
+    # Adapter (LoRA)
+    lora_rank: int = positive()
+    lora_alpha: int = positive()
+    lora_targets: tuple[str, ...]
+    # Optimiser
+    learning_rate: float = positive()
+    adam_beta1: float = share()
+    adam_beta2: float = share()
+    weight_decay: float = share()
+    warmup_ratio: float = share()
+    lr_scheduler_type: str
+    optim: str
+    max_grad_norm: float = positive()
+    # GRPO
+    num_generations: int = field(
+        metadata={"accepts": "at least 2, to compare", "check": lambda value: value > 1}
+    )
+    temperature: float = positive()
+    beta: float = share()
+    loss_type: str
+    # Batch: completions trained on at once, and how often before the weights change
+    per_device_train_batch_size: int = positive()
+    gradient_accumulation_steps: int = positive()
+    # Lengths
+    max_prompt_length: int = positive()
+    max_completion_length: int = positive()
+    max_steps: int = positive()
+    save_steps: int = positive()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+        _validate(self)
+        if self.generation_batch_size % self.num_generations:
+            raise ValueError(
+                f"per_device_train_batch_size × gradient_accumulation_steps = "
+                f"{self.per_device_train_batch_size} × {self.gradient_accumulation_steps} = "
+                f"{self.generation_batch_size} completions a step do not divide into groups of "
+                f"num_generations={self.num_generations}; make it a multiple of that"
+            )
+
+    @property
+    def generation_batch_size(self) -> int:
+        """Completions generated for one step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Prompts whose groups of completions make one step."""
+        return self.generation_batch_size // self.num_generations
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens of the longest prompt and completion together."""
+        return self.max_prompt_length + self.max_completion_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinySettings:
+    """How the embedded tiny model is taught for a recipe, and trained afterwards.
+
+    `well_formed` is the share of its lessons that keep to the format; `source` holds prompts
+    in place of the recipe's own, where those are beyond a model of a million parameters.
+    """
+
+    settings: Settings
+    demonstrate: Demonstrate
+    source: Source | None = None
+    well_formed: float = share()
+    lessons: int = positive()
+    lesson_batch_size: int = positive()
+    lesson_learning_rate: float = positive()
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that one kind of fine-tuning needs. Copy a file of `recipes` to make one."""
+
+    name: str
+    model_name: str
+    tags: TagFormat
+    instructions: str
+    example: tuple[str, str]
+    source: Source
+    rewards: tuple[Reward, ...]
+    settings: Settings
+    sampling: Sampling
+    tiny: TinySettings
+
+    def __post_init__(self) -> None:
+        if not self.rewards:
+            raise ValueError(f"recipe {self.name!r} needs at least one reward")
+
+    @property
+    def system_prompt(self) -> str:
+        """The instructions, the tags by name, and one example written in the tags."""
+        return f"{self.instructions.strip()}\n{self.tags.render(*self.example)}"
+
+    @property
+    def reward_funcs(self) -> list[Reward]:
+        """The rewards as TRL calls them, reading this recipe's tags."""
+        return [bind_tags(reward, self.tags) for reward in self.rewards]
+
+    @property
+    def reward_names(self) -> list[str]:
+        """The rewards' names as TensorBoard shows them."""
+        return [reward.__name__ for reward in self.rewards]
+
+    def read_prompts(self, source: str | Path | None = None) -> tuple["Dataset", list[LeftOut]]:
+        """The recipe's prompts, or those of another CSV file with the same columns.
+
+        Returns:
+            A dataset with "prompt" (system and user message), and the rows left out.
+
+        Raises:
+            DatasetError: see `data.load_dataset`.
+        """
+        chosen = self.source if source is None else replace(self.source, path=Path(source))
+        return load_dataset(chosen, self.system_prompt)
+
+    def load_dataset(self, source: str | Path | None = None) -> "Dataset":
+        """Like `read_prompts`, with the rows left out counted in the log."""
+        dataset, left_out = self.read_prompts(source)
+        for reason, count in describe_left_out(left_out).items():
+            logger.info("%s: %d rows left out: %s", self.name, count, reason)
+        return dataset
+
+
+def _validate(settings: Any) -> None:
+    for item in fields(settings):
+        if "check" not in item.metadata:
+            continue
+        value = getattr(settings, item.name)
+        kind, kinds = ("a whole number", int) if item.type is int else ("a number", (int, float))
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, kinds)
+            or not item.metadata["check"](value)
+        ):
+            accepted = f"{kind} {item.metadata['accepts']}"
+            raise ValueError(f"{item.name} must be {accepted}, got {value!r}")

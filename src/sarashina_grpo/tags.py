@@ -1,0 +1,148 @@
+"""The pair of tags: renders the prompt's example and parses a completion.
+
+The one place that knows the syntax. The system prompt, the format rewards, the evaluation
+and the chat all ask a `TagFormat`, so they cannot disagree.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+Layout = Literal["inline", "block"]
+
+_TAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+# Letters and symbols by category, yet blank on the screen (Hangul fillers, empty Braille cell).
+_BLANK_GLYPHS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+
+
+class Parsed(NamedTuple):
+    """What a well-formed completion says, both parts without outer white space."""
+
+    thought: str
+    reply: str
+
+
+class _Pieces(NamedTuple):
+    """A thought and a reply found in order, untouched, with what stands around them."""
+
+    thought: str
+    gap: str
+    reply: str
+    trailing: str
+
+
+@dataclass(frozen=True)
+class TagFormat:
+    """A thought in one pair of tags, followed by a reply in another.
+
+    `layout` is how the format is written: "inline" puts a tag directly beside its content,
+    "block" puts each tag on a line of its own.
+
+    >>> TagFormat("think", "response").parse("<think>rain</think>\\n<response>Hi!</response>")
+    Parsed(thought='rain', reply='Hi!')
+
+    Raises:
+        ValueError: a tag is not a plain name, both are the same, or the layout is unknown.
+    """
+
+    thought: str
+    reply: str
+    layout: Layout = "inline"
+
+    def __post_init__(self) -> None:
+        for field in ("thought", "reply"):
+            name = getattr(self, field)
+            if not isinstance(name, str) or not _TAG_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{field} tag must be a letter followed by letters, digits, '-' or '_', "
+                    f"without brackets, got {name!r}"
+                )
+        if self.thought == self.reply:
+            raise ValueError(f"thought and reply need different tags, got {self.thought!r} twice")
+        if self.layout not in get_args(Layout):
+            raise ValueError(f"layout must be one of {get_args(Layout)}, got {self.layout!r}")
+
+    @property
+    def tags(self) -> tuple[str, str, str, str]:
+        """The four tags in the order in which they are written."""
+        return (
+            f"<{self.thought}>",
+            f"</{self.thought}>",
+            f"<{self.reply}>",
+            f"</{self.reply}>",
+        )
+
+    def render(self, thought: str, reply: str) -> str:
+        """Write a completion in exactly this format, without outer white space."""
+        edge = "\n" if self.layout == "block" else ""
+        open_thought, close_thought, open_reply, close_reply = self.tags
+        return (
+            f"{open_thought}{edge}{thought}{edge}{close_thought}\n"
+            f"{open_reply}{edge}{reply}{edge}{close_reply}"
+        )
+
+    def parse(self, text: str) -> Parsed | None:
+        """Read a completion: exactly one thought, then one reply, and nothing around them.
+
+        Each of the four tags occurs once and both contents show at least one visible
+        character. Outer white space and white space between the two is free.
+        Returns None for anything else. Linear in the length of `text`.
+        """
+        pieces = self._well_formed(text)
+        return Parsed(pieces.thought.strip(), pieces.reply.strip()) if pieces else None
+
+    def parses_in_layout(self, text: str) -> bool:
+        """Whether `text` parses and its tags stand exactly as the layout writes them."""
+        pieces = self._well_formed(text)
+        if pieces is None or pieces.gap != "\n":
+            return False
+        contents = (pieces.thought, pieces.reply)
+        return self.layout == "inline" or all(
+            content.startswith("\n") and content.endswith("\n") for content in contents
+        )
+
+    def opens_with_pair(self, text: str) -> bool:
+        """Whether `text` starts with a thought and a reply, whatever comes after them."""
+        return self._split(text) is not None
+
+    def explain(self, text: str) -> str:
+        """Say in words why `text` does not parse, or "well-formed"."""
+        for tag in self.tags:
+            count = text.count(tag)
+            if count != 1:
+                return f"{tag} missing" if count == 0 else f"{tag} occurs {count} times"
+        open_thought, close_thought, open_reply, _ = (text.index(tag) for tag in self.tags)
+        if not open_thought < close_thought < open_reply < text.index(self.tags[3]):
+            return "tags out of order"
+        pieces = self._split(text)
+        if pieces is None:
+            return "empty thought or reply, or text before or between the tags"
+        if pieces.trailing:
+            return f"{len(pieces.trailing)} characters after {self.tags[3]}"
+        return "well-formed"
+
+    def _well_formed(self, text: str) -> _Pieces | None:
+        if any(text.count(tag) != 1 for tag in self.tags):
+            return None
+        pieces = self._split(text)
+        return None if pieces is None or pieces.trailing else pieces
+
+    def _split(self, text: str) -> _Pieces | None:
+        open_thought, close_thought, open_reply, close_reply = self.tags
+        before, opened, rest = text.strip().partition(open_thought)
+        thought, closed, rest = rest.partition(close_thought)
+        gap, replied, rest = rest.partition(open_reply)
+        reply, ended, trailing = rest.partition(close_reply)
+        if before or gap.strip() or not (opened and closed and replied and ended):
+            return None
+        if any(tag in content for tag in self.tags for content in (thought, reply)):
+            return None
+        if not (_shows_something(thought) and _shows_something(reply)):
+            return None
+        return _Pieces(thought, gap, reply, trailing)
+
+
+def _shows_something(text: str) -> bool:
+    return any(
+        char.isprintable() and not char.isspace() and char not in _BLANK_GLYPHS for char in text
+    )

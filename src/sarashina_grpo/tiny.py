@@ -1,0 +1,239 @@
+"""Builds the embedded tiny model from the datasets, deterministically, once.
+
+A Llama of a million parameters with Sarashina's chat markers. It is taught on lessons of
+which only some keep to the recipe's format, so it starts where an instruction-tuned model
+starts: it knows the tags and often gets them wrong. GRPO does the rest. It always learns on
+the CPU, so the same lessons give the same weights whatever GPU is there.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+
+from sarashina_grpo import ARTIFACT
+from sarashina_grpo.backend import torch, transformers
+from sarashina_grpo.data import load_dataset, split_dataset
+from sarashina_grpo.recipe import Recipe
+from sarashina_grpo.tags import TagFormat
+
+logger = logging.getLogger(__name__)
+
+MODEL_NAME = "tiny"
+Spoil = Callable[[TagFormat, str, str], str]
+MANIFEST = "manifest.json"
+IGNORED = -100
+BOS, EOS, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"
+ROLE_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+# Sarashina 2.2 is a Llama too: grouped-query attention, SwiGLU, RoPE, tied to one vocabulary.
+ARCHITECTURE = {
+    "vocab_size": 1400,
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One conversation to learn from: a chat prompt, and what to say to it."""
+
+    system: str
+    user: str
+    completion: str
+
+    @property
+    def prompt(self) -> str:
+        """The chat prompt as the chat template writes it."""
+        return f"{BOS}<|system|>{self.system}{EOS}<|user|>{self.user}{EOS}<|assistant|>"
+
+
+def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
+    """The folder of the recipe's tiny model, taught now if it is not there yet.
+
+    It is kept under `artifact/tiny` by a hash of the lessons, the architecture and the
+    seed; a folder that is incomplete or was changed is built again. Held-out prompts are in
+    no lesson.
+    """
+    lessons = make_lessons(recipe, seed)
+    tiny = recipe.tiny
+    schedule = [tiny.lesson_batch_size, tiny.lesson_learning_rate]
+    made_from = json.dumps([ARCHITECTURE, seed, schedule, [asdict(lesson) for lesson in lessons]])
+    digest = hashlib.sha256(made_from.encode()).hexdigest()[:12]
+    folder = artifact / "tiny" / f"{recipe.name}-{seed}-{digest}"
+    if is_intact(folder):
+        return folder
+    if folder.exists():
+        logger.warning("%s is damaged and is built again", folder)
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    try:
+        _teach(lessons, recipe, seed, unfinished)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def make_lessons(recipe: Recipe, seed: int) -> list[Lesson]:
+    """Lessons for the training prompts, most of them spoilt, the same for the same seed."""
+    tiny = recipe.tiny
+    dataset, _ = load_dataset(tiny.source or recipe.source, recipe.system_prompt)
+    prompts = [prompt[-1]["content"] for prompt in split_dataset(dataset, seed)["train"]["prompt"]]
+    random = Random(seed)
+    lessons = []
+    for _ in range(tiny.lessons * tiny.lesson_batch_size):
+        user = random.choice(prompts)
+        thought, reply = tiny.demonstrate(user, random)
+        if random.random() < tiny.well_formed:
+            completion = recipe.tags.render(thought, reply)
+        else:
+            completion = random.choice(MISTAKES)(recipe.tags, thought, reply)
+        lessons.append(Lesson(recipe.system_prompt, user, completion))
+    return lessons
+
+
+def _without(position: int) -> Spoil:
+    return lambda tags, thought, reply: tags.render(thought, reply).replace(tags.tags[position], "")
+
+
+def _bare_reply(tags: TagFormat, thought: str, reply: str) -> str:
+    return f"{tags.tags[0]}{thought}{tags.tags[1]}\n{reply}"
+
+
+MISTAKES: Sequence[Spoil] = (
+    _without(1),
+    _without(3),
+    _bare_reply,
+    lambda tags, thought, reply: reply,
+    lambda tags, thought, reply: f"{tags.render(thought, reply)}\n{reply}",
+)
+"""What untuned models do: a tag forgotten, the reply left bare, the two swapped, no tags at
+all, the reply said again after the end."""
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether every file the folder was built with is there, unchanged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        return all(_sha256(folder / name) == digest for name, digest in manifest.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _teach(lessons: Sequence[Lesson], recipe: Recipe, seed: int, folder: Path) -> None:
+    tokenizer = _make_tokenizer(lessons)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = transformers.LlamaConfig(
+            **ARCHITECTURE,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        model = transformers.LlamaForCausalLM(config)
+        _run_lessons(model, tokenizer, lessons, recipe)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    manifest = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2))
+
+
+def _make_tokenizer(lessons: Sequence[Lesson]) -> Any:
+    bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    # Sentences stay whole, so that the system prompt, the same everywhere, takes a few tokens.
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"</?\w+>|\n"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        (text for lesson in lessons for text in (lesson.system, lesson.user, lesson.completion)),
+        trainers.BpeTrainer(
+            vocab_size=ARCHITECTURE["vocab_size"],
+            special_tokens=[UNKNOWN, BOS, EOS, PAD, *ROLE_MARKERS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNKNOWN,
+        padding_side="left",
+        model_max_length=ARCHITECTURE["max_position_embeddings"],
+        clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _run_lessons(model: Any, tokenizer: Any, lessons: Sequence[Lesson], recipe: Recipe) -> None:
+    tiny = recipe.tiny
+    optimizer = torch.optim.AdamW(model.parameters(), lr=tiny.lesson_learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=tiny.lesson_learning_rate, total_steps=tiny.lessons
+    )
+    model.train()
+    for batch in tqdm(
+        _batches(tokenizer, lessons, tiny.lesson_batch_size),
+        total=tiny.lessons,
+        desc="teaching the tiny model",
+    ):
+        _lesson_loss(model, **batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+
+
+def _lesson_loss(model: Any, ids: Any, mask: Any, labels: Any) -> Any:
+    """Cross-entropy on the completions, which end the rows; the prompts get no logits."""
+    longest = labels.shape[1]
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=longest + 1).logits
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+    )
+
+
+def _batches(tokenizer: Any, lessons: Sequence[Lesson], size: int) -> Iterator[dict[str, Any]]:
+    """Left-padded ids and mask (size, longest), and labels (size, longest completion)."""
+    prompts = tokenizer([lesson.prompt for lesson in lessons])["input_ids"]
+    completions = tokenizer([lesson.completion + EOS for lesson in lessons])["input_ids"]
+    for start in range(0, len(lessons), size):
+        rows = slice(start, start + size)
+        texts = [a + b for a, b in zip(prompts[rows], completions[rows], strict=True)]
+        ids = _left_pad(texts, tokenizer.pad_token_id)
+        labels = _left_pad(completions[rows], IGNORED)
+        yield {"ids": ids, "mask": (ids != tokenizer.pad_token_id).long(), "labels": labels}
+
+
+def _left_pad(rows: Sequence[list[int]], filler: int) -> Any:
+    longest = max(map(len, rows))
+    return torch.tensor([[filler] * (longest - len(row)) + row for row in rows])
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,333 @@
+"""A run: its folders, the checks before it starts, the training itself, and how to resume.
+
+artifact/outputs/<recipe>/<run>/run.json          what the run is made of
+artifact/outputs/<recipe>/<run>/checkpoint-N/     adapter, optimiser, random states
+artifact/logs/<recipe>/<run>/events…              what TensorBoard reads
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sarashina_grpo import ARTIFACT, monitor, tiny
+from sarashina_grpo.backend import Policy, load_adapter, load_base, make_trainer
+from sarashina_grpo.hardware import Plan
+from sarashina_grpo.recipe import Recipe, Sampling, Settings
+
+RUN_FILE = "run.json"
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+CHECKPOINT_FILES = ("adapter_model.safetensors", "trainer_state.json", "optimizer.pt")
+# Adam keeps two numbers beside each weight, all of four bytes.
+CHECKPOINT_BYTES_PER_WEIGHT = 12
+
+
+class RunError(ValueError):
+    """A run that cannot start or go on; says what to change."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. `checkpoint` is where it goes on from, None for a new one."""
+
+    recipe: Recipe
+    settings: Settings
+    model_name: str
+    seed: int
+    artifact: Path
+    name: str
+    checkpoint: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints go."""
+        return self.artifact / "outputs" / self.recipe.name / self.name
+
+    @property
+    def log_folder(self) -> Path:
+        """Where TensorBoard's events go."""
+        return self.artifact / "logs" / self.recipe.name / self.name
+
+    @property
+    def first_step(self) -> int:
+        """The number of steps that are already done."""
+        return step_of(self.checkpoint) if self.checkpoint else 0
+
+    @property
+    def sampling(self) -> Sampling:
+        """The recipe's sampling, with completions no longer than those trained on."""
+        longest = min(self.recipe.sampling.max_tokens, self.settings.max_completion_length)
+        return replace(self.recipe.sampling, max_tokens=longest)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must not change between a run and its continuation."""
+        return {
+            "recipe": self.recipe.name,
+            "model_name": self.model_name,
+            "seed": self.seed,
+            "settings": json.loads(json.dumps(asdict(self.settings))),
+        }
+
+
+def open_run(
+    recipe: Recipe,
+    plan: Plan,
+    *,
+    model_name: str | None = None,
+    seed: int = 0,
+    max_steps: int | None = None,
+    resume: bool = False,
+    artifact: Path = ARTIFACT,
+) -> Run:
+    """Start a run in a folder of its own, or open the recipe's last one to go on with it.
+
+    The model is the recipe's on CUDA and the tiny one elsewhere, unless one is named.
+
+    Raises:
+        RunError: there is nothing to resume, or it was another model, seed or setting.
+        ValueError: `max_steps` is out of range.
+    """
+    name = _model_name(recipe, plan, model_name)
+    settings = _settings(recipe, name)
+    if max_steps is not None:
+        settings = replace(settings, max_steps=max_steps)
+    run = Run(recipe, settings, name, seed, artifact, name="")
+    return _reopen(run) if resume else _create(run)
+
+
+def load_policy(run: Run, plan: Plan) -> Policy:
+    """The run's base model with a fresh adapter."""
+    base = base_model(run.recipe, run.model_name, run.seed, run.artifact)
+    return load_base(base, run.settings, plan, run.seed)
+
+
+def open_model(
+    recipe: Recipe,
+    plan: Plan,
+    *,
+    checkpoint: str | None = "latest",
+    model_name: str | None = None,
+    seed: int = 0,
+    artifact: Path = ARTIFACT,
+) -> Run:
+    """What to talk to: a checkpoint with the run it comes from, or None for the base model.
+
+    Raises:
+        RunError: there is no such checkpoint, or it belongs to another recipe.
+    """
+    if checkpoint is None:
+        name = _model_name(recipe, plan, model_name)
+        return Run(recipe, _settings(recipe, name), name, seed, artifact, name="base")
+    path = find_checkpoint(recipe, checkpoint, artifact)
+    made = read_run_file(path.parent)
+    if made["recipe"] != recipe.name:
+        raise RunError(f"{path} was trained with RECIPE = {made['recipe']!r}, not {recipe.name!r}")
+    settings = Settings(**made["settings"])
+    name = path.parent.name
+    return Run(recipe, settings, made["model_name"], made["seed"], artifact, name, path)
+
+
+def load_trained(run: Run, plan: Plan) -> Policy:
+    """The run's base model with its checkpoint's adapter, checked to work.
+
+    Raises:
+        BackendError: the adapter has no effect, or belongs to another model.
+    """
+    if run.checkpoint is None:
+        return load_policy(run, plan)
+    base = base_model(run.recipe, run.model_name, run.seed, run.artifact)
+    return load_adapter(base, run.checkpoint, run.settings, plan, run.seed)
+
+
+def base_model(recipe: Recipe, model_name: str, seed: int, artifact: Path = ARTIFACT) -> str:
+    """What to load for a model name: the tiny model's folder, or the name itself."""
+    if model_name == tiny.MODEL_NAME:
+        return str(tiny.build(recipe, seed, artifact))
+    return model_name
+
+
+def find_checkpoint(recipe: Recipe, wanted: str, artifact: Path = ARTIFACT) -> Path:
+    """The checkpoint at a path, or for "latest" the last one of the recipe's last run.
+
+    Raises:
+        RunError: there is none.
+    """
+    if wanted != "latest":
+        path = Path(wanted)
+        if not is_complete(path):
+            raise RunError(f"{path} is no checkpoint: it lacks one of {CHECKPOINT_FILES}")
+        return path.resolve()
+    for folder in _runs(recipe, artifact):
+        for checkpoint in checkpoints(folder):
+            return checkpoint
+    raise RunError(
+        f"no checkpoint of the recipe {recipe.name!r} under {artifact}: run finetuning.ipynb "
+        "first, or set CHECKPOINT = None to talk to the base model"
+    )
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run's folder, the last one first."""
+    found = [path for path in folder.glob("checkpoint-*") if is_complete(path)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether the folder is named like a checkpoint and holds what resuming needs."""
+    return CHECKPOINT_NAME.fullmatch(checkpoint.name) is not None and all(
+        (checkpoint / name).is_file() for name in CHECKPOINT_FILES
+    )
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was saved."""
+    name = CHECKPOINT_NAME.fullmatch(checkpoint.name)
+    if name is None:
+        raise RunError(f"a checkpoint's folder is named checkpoint-<step>, got {checkpoint.name}")
+    return int(name[1])
+
+
+def read_run_file(folder: Path) -> dict[str, Any]:
+    """What a run is made of.
+
+    Raises:
+        RunError: the folder is not that of a run.
+    """
+    try:
+        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} has no readable {RUN_FILE}: it is not a run's folder") from error
+
+
+def check(run: Run, policy: Policy, prompts: int) -> list[str]:
+    """Make sure that a run can work before hours go into it, and say what it will do.
+
+    Raises:
+        RunError: the tags do not survive the tokenizer, the steps are already done, or the
+            disk is too small for the checkpoints.
+    """
+    settings = run.settings
+    _check_tags(run, policy)
+    if run.first_step >= settings.max_steps:
+        raise RunError(
+            f"max_steps={settings.max_steps} is not beyond step {run.first_step}, where "
+            f"{run.checkpoint} was saved; ask for more steps"
+        )
+    needed = _checkpoint_bytes(run, policy)
+    free = shutil.disk_usage(run.folder).free
+    if needed > free:
+        raise RunError(
+            f"the checkpoints need about {needed / 1e9:.1f} GB and {run.folder} has "
+            f"{free / 1e9:.1f} GB free; make room or save less often (save_steps)"
+        )
+    epochs = settings.max_steps * settings.prompts_per_step / prompts
+    return [
+        f"steps {run.first_step + 1} to {settings.max_steps}, {epochs:.1f} times over {prompts} "
+        "prompts",
+        f"{settings.generation_batch_size} completions a step = {settings.prompts_per_step} "
+        f"prompts × {settings.num_generations} to compare",
+        f"checkpoints every {settings.save_steps} steps: {needed / 1e9:.2f} GB of "
+        f"{free / 1e9:.0f} GB free",
+    ]
+
+
+def train(run: Run, policy: Policy, dataset: Any, callbacks: Sequence[Any] = ()) -> Any:
+    """Train to the end, or on from the run's checkpoint; returns the trainer."""
+    watchers = [monitor.tensorboard(run.log_folder, run.first_step), monitor.Progress()]
+    trainer = make_trainer(
+        policy,
+        run.settings,
+        run.recipe.reward_funcs,
+        dataset,
+        run.folder,
+        run.seed,
+        [*watchers, *callbacks],
+    )
+    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    return trainer
+
+
+def _model_name(recipe: Recipe, plan: Plan, chosen: str | None) -> str:
+    return chosen or (recipe.model_name if plan.device == "cuda" else tiny.MODEL_NAME)
+
+
+def _settings(recipe: Recipe, model_name: str) -> Settings:
+    return recipe.tiny.settings if model_name == tiny.MODEL_NAME else recipe.settings
+
+
+def _create(run: Run) -> Run:
+    for name in _new_names():
+        run = replace(run, name=name)
+        try:
+            run.folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        text = json.dumps(run.identity, indent=2, ensure_ascii=False)
+        (run.folder / RUN_FILE).write_text(text + "\n", encoding="utf-8")
+        return run
+    raise AssertionError("names never run out")
+
+
+def _new_names() -> Iterator[str]:
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    yield now
+    for number in count(2):
+        yield f"{now}-{number}"
+
+
+def _reopen(run: Run) -> Run:
+    for folder in _runs(run.recipe, run.artifact):
+        saved = checkpoints(folder)
+        if not saved:
+            continue
+        before = read_run_file(folder)
+        _check_same(before, run.identity, folder)
+        return replace(run, name=folder.name, checkpoint=saved[0])
+    raise RunError(
+        f"no run of {run.recipe.name!r} under {run.artifact} has a checkpoint to resume from; "
+        "set RESUME = False to start one"
+    )
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    for key in ("recipe", "model_name", "seed"):
+        if before[key] != now[key]:
+            raise RunError(
+                f"{folder.name} was run with {key}={before[key]!r}, and is resumed with "
+                f"{now[key]!r}; set it back, or start a new run with RESUME = False"
+            )
+    for key, value in now["settings"].items():
+        if key != "max_steps" and before["settings"].get(key) != value:
+            raise RunError(
+                f"{folder.name} was run with {key}={before['settings'].get(key)!r}, and is "
+                f"resumed with {value!r}; only max_steps may change"
+            )
+
+
+def _runs(recipe: Recipe, artifact: Path) -> list[Path]:
+    """The folders of the recipe's runs, the last one first."""
+    folders = [path.parent for path in (artifact / "outputs" / recipe.name).glob(f"*/{RUN_FILE}")]
+    return sorted(folders, key=lambda folder: folder.name, reverse=True)
+
+
+def _check_tags(run: Run, policy: Policy) -> None:
+    text = run.recipe.tags.render("a", "b")
+    ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+    decoded = policy.tokenizer.decode(ids, skip_special_tokens=True)
+    if run.recipe.tags.parse(decoded) is None:
+        raise RunError(
+            f"the tags do not survive the tokenizer of {run.model_name}: {text!r} comes back as "
+            f"{decoded!r}. Are they special tokens? Those vanish before rewards see them"
+        )
+
+
+def _checkpoint_bytes(run: Run, policy: Policy) -> int:
+    weights = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    saves = -(-(run.settings.max_steps - run.first_step) // run.settings.save_steps)
+    return weights * CHECKPOINT_BYTES_PER_WEIGHT * saves
