@@ -4,6 +4,7 @@ Unsloth patches what is imported after it, so the other modules take `torch`, `t
 and `peft` from here.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,14 +13,18 @@ from typing import Any, Literal
 
 import torch
 
+from sarashina_grpo import ARTIFACT
+
+# Unsloth writes the code it generates into the working directory, unless it is told where.
+os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(ARTIFACT / "unsloth_compiled_cache"))
+
 if torch.cuda.is_available():
     import unsloth
 import peft
 import transformers
 import trl
-from trl import import_utils as trl_import_utils
-
 from torch.utils.tensorboard import SummaryWriter
+from trl import import_utils as trl_import_utils
 
 if not torch.cuda.is_available():
     # TRL imports vLLM wherever it is installed, and that takes nine seconds it cannot use here.
@@ -29,6 +34,9 @@ from sarashina_grpo.hardware import Plan
 from sarashina_grpo.recipe import Sampling, Settings
 
 ENGINE: Literal["Unsloth", "TRL"] = "Unsloth" if torch.cuda.is_available() else "TRL"
+
+EPSILON = 0.2  # TRL's clipping range of the probability ratio, the same up and down
+UNSLOTH_ROWS_AT_ONCE = 8
 
 Messages = list[dict[str, str]]
 
@@ -249,12 +257,15 @@ def _generate_with_vllm(
     adapter = policy.model.load_lora("adapter", load_tensors=True) if policy.use_adapter else None
     outputs = policy.model.fast_generate(
         list(texts),
-        sampling_params=vllm.SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            seed=seed,
-        ),
+        sampling_params=[
+            vllm.SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                seed=seed + position,
+            )
+            for position in range(len(texts))
+        ],
         lora_request=adapter,
         use_tqdm=False,
     )
@@ -283,8 +294,6 @@ def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int
         "temperature": settings.temperature,
         "beta": settings.beta,
         "loss_type": settings.loss_type,
-        "per_device_train_batch_size": settings.per_device_train_batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "max_completion_length": settings.max_completion_length,
         "max_steps": settings.max_steps,
         "save_steps": settings.save_steps,
@@ -292,4 +301,27 @@ def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int
         "logging_steps": 1,
         "report_to": "none",
         "dataloader_pin_memory": cuda,
+        # Left open, Unsloth sets these two otherwise than TRL does.
+        "mask_truncated_completions": False,
+        "epsilon_high": EPSILON,
+        **_micro_batch(settings),
+    }
+
+
+def _micro_batch(settings: Settings) -> dict[str, int]:
+    """How many completions are trained on at once, and how often before the weights change.
+
+    Unsloth unrolls its log-probabilities into rows × multiplier pieces and compiles them all:
+    64 rows and its default of 4 took more than 280 s to compile. So there few rows at once,
+    and one piece a row. The completions of a step stay the same.
+    """
+    rows, times = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
+    if ENGINE == "TRL":
+        return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": times}
+    total = rows * times
+    rows = max(n for n in range(1, min(rows, UNSLOTH_ROWS_AT_ONCE) + 1) if total % n == 0)
+    return {
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": total // rows,
+        "unsloth_logit_chunk_multiplier": 1,
     }

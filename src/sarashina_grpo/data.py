@@ -3,8 +3,10 @@
 Rows are counted as a spreadsheet counts them: the header is row 1, the first prompt row 2.
 """
 
+import csv
 import io
 import logging
+import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,7 +29,9 @@ VALUE_LENGTH_SHOWN = 60
 class DatasetError(ValueError):
     """Bad data. Names the file, the row and column where there is one, and the value seen."""
 
-    def __init__(self, problem: str, file: Path, row: int | None = None, column: str | None = None):
+    def __init__(
+        self, problem: str, file: Path | str, row: int | None = None, column: str | None = None
+    ):
         place = [str(file)]
         place += [f"row {row}"] if row is not None else []
         place += [f"column {column!r}"] if column is not None else []
@@ -47,14 +51,19 @@ class LeftOut:
 class Source:
     """Where a recipe's prompts are and which columns hold what.
 
-    `lang_column` is None for data in one language; otherwise rows whose language is not
-    `language` are left out.
+    `path` is a CSV file, or a dataset that was loaded already. `lang_column` is None for data
+    in one language; otherwise rows whose language is not `language` are left out.
     """
 
-    path: Path
+    path: "Path | Dataset"
     prompt_column: str = "prompt"
     lang_column: str | None = None
     language: str = "ja"
+
+    @property
+    def name(self) -> str:
+        """What errors call the source."""
+        return str(self.path) if isinstance(self.path, Path) else "the dataset"
 
     @property
     def columns(self) -> list[str]:
@@ -75,15 +84,19 @@ def load_dataset(source: Source, system_prompt: str) -> tuple["Dataset", list[Le
     """
     from datasets import Dataset
 
-    table = read_table(source.path, source.columns)
+    if isinstance(source.path, Path):
+        table = read_table(source.path, source.columns)
+    else:
+        table = _with_columns(source.path.to_pandas(), source.columns, source.name)
     _check_values(table, source)
     reasons = _reasons_to_leave_out(table, source)
     kept = table.loc[reasons == "", source.prompt_column]
     if kept.empty:
-        raise DatasetError("no prompt is left to train on", source.path)
+        raise DatasetError("no prompt is left to train on", source.name)
     left_out = [
-        LeftOut(int(row), table.at[row, source.prompt_column], reason)
-        for row, reason in reasons[reasons != ""].items()
+        LeftOut(int(row), text, reason)
+        for row, text, reason in zip(table.index, table[source.prompt_column], reasons, strict=True)
+        if reason
     ]
     prompts = [
         [
@@ -114,19 +127,41 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
                 index_col=False,
                 skip_blank_lines=False,
             )
-        except (pd.errors.ParserError, pd.errors.ParserWarning, pd.errors.EmptyDataError) as error:
-            raise DatasetError(
-                f"not a CSV that can be read ({_one_line(str(error))}); "
-                "is a quotation mark left open, or a comma not inside quotation marks?",
-                path,
-            ) from error
+        except pd.errors.EmptyDataError as error:
+            raise DatasetError("the file is empty", path) from error
+        except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+            raise _csv_error(text, path, str(error)) from error
+    return _with_columns(table, columns, path)
+
+
+def _with_columns(table: pd.DataFrame, columns: Sequence[str], file: Path | str) -> pd.DataFrame:
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise DatasetError(
-            f"column {missing[0]!r} is missing, got the columns {list(table.columns)}", path, row=1
+            f"column {missing[0]!r} is missing, got the columns {list(table.columns)}", file, row=1
         )
     table.index += FIRST_ROW
     return table[(table.fillna("") != "").any(axis=1)]
+
+
+def _csv_error(text: str, path: Path, message: str) -> DatasetError:
+    """Say where a CSV breaks: pandas counts rows from 0, or does not say."""
+    opened = re.search(r"EOF inside string starting at row (\d+)", message)
+    if opened:
+        return DatasetError("a quotation mark is left open", path, int(opened[1]) + 1)
+    try:
+        rows = csv.reader(io.StringIO(text))
+        width = len(next(rows))
+        for row, fields in enumerate(rows, FIRST_ROW):
+            if len(fields) > width:
+                problem = (
+                    f"{width} columns are expected, got {len(fields)}: "
+                    f"{_shorten(str(fields))}; a text with a comma needs quotation marks"
+                )
+                return DatasetError(problem, path, row)
+    except csv.Error:
+        pass
+    return DatasetError(f"not a CSV that can be read ({_one_line(message)})", path)
 
 
 def split_dataset(dataset: "Dataset", seed: int, held_out: float = 0.2) -> "DatasetDict":
@@ -154,8 +189,8 @@ def drop_overlong(
 def describe_left_out(left_out: Sequence[LeftOut]) -> dict[str, int]:
     """Count the rows left out by reason, duplicates together.
 
-    >>> describe_left_out([LeftOut(3, "Hi", "lang is en"), LeftOut(5, "雨", "same prompt as row 2")])
-    {'lang is en': 1, 'duplicate': 1}
+    >>> describe_left_out([LeftOut(3, "Hi", "lang is en")])
+    {'lang is en': 1}
     """
     counts: dict[str, int] = {}
     for item in left_out:
@@ -167,8 +202,9 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> dict[str, int]:
 def _read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DatasetError("no such file; a CSV file is needed here", path) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DatasetError(f"cannot be read ({reason}); a CSV file is needed", path) from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -179,16 +215,16 @@ def _read_text(path: Path) -> str:
 
 def _check_values(table: pd.DataFrame, source: Source) -> None:
     for column in source.columns:
-        for row, value in table[column].items():
+        for row, value in zip(table.index, table[column], strict=True):
             if not isinstance(value, str) or not value.strip():
                 seen = repr(value) if isinstance(value, str) else "nothing"
-                raise DatasetError(f"a text is needed, got {seen}", source.path, int(row), column)
+                raise DatasetError(f"a text is needed, got {seen}", source.name, row, column)
     if source.lang_column is None:
         return
-    for row, value in table[source.lang_column].items():
+    for row, value in zip(table.index, table[source.lang_column], strict=True):
         if value not in LANGUAGES:
             problem = f"language must be one of {LANGUAGES}, got {_shorten(value)!r}"
-            raise DatasetError(problem, source.path, int(row), source.lang_column)
+            raise DatasetError(problem, source.name, row, source.lang_column)
 
 
 def _reasons_to_leave_out(table: pd.DataFrame, source: Source) -> "pd.Series[str]":
@@ -197,10 +233,11 @@ def _reasons_to_leave_out(table: pd.DataFrame, source: Source) -> "pd.Series[str
         languages = table[source.lang_column]
         reasons[languages != source.language] = "lang is " + languages
     candidates = table.loc[reasons == "", source.prompt_column].map(_normalise)
-    first_rows = candidates.drop_duplicates()
-    row_of = dict(zip(first_rows, first_rows.index, strict=True))
-    for row, text in candidates[candidates.duplicated()].items():
-        reasons[row] = f"same prompt as row {row_of[text]}"
+    first_rows: dict[str, int] = {}
+    for row, text in zip(candidates.index, candidates, strict=True):
+        first = first_rows.setdefault(text, row)
+        if first != row:
+            reasons[row] = f"same prompt as row {first}"
     return reasons
 
 

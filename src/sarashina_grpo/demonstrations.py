@@ -38,9 +38,11 @@ def read_phrases(path: Path) -> list[list[str]]:
         DatasetError: an unknown part, or a part without any phrase.
     """
     table = read_table(path, ["part", "text"])
-    for row, part in table["part"].items():
+    for row, part, text in zip(table.index, table["part"], table["text"], strict=True):
         if part not in PARTS:
             raise DatasetError(f"part must be one of {PARTS}, got {part!r}", path, row, "part")
+        if not isinstance(text, str) or not text.strip():
+            raise DatasetError("a text is needed, got nothing", path, row, "text")
     phrases = [table.loc[table["part"] == part, "text"].tolist() for part in PARTS]
     if not all(phrases):
         raise DatasetError(f"at least one text is needed for each of {PARTS}", path)

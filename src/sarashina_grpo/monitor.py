@@ -51,8 +51,8 @@ def plot_rewards(history: pd.DataFrame) -> Figure:
     Thin lines are single steps, thick ones means over ten; the band is one standard
     deviation between completions.
     """
-    names = [column for column in history if str(column).startswith("rewards/")]
-    means = [name for name in names if name.endswith("/mean")]
+    names = [str(column) for column in history]
+    means = [name for name in names if name.startswith("rewards/") and name.endswith("/mean")]
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     smooth = history.rolling(SMOOTHING_STEPS, min_periods=1).mean()

@@ -5,6 +5,8 @@ Setting names are those of TRL and PEFT, so their documentation applies.
 """
 
 import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +22,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def setting(accepts: str, check: Callable[[Any], bool]) -> Any:
+    """A field with the range that it accepts, in words and as a check."""
+    return field(metadata={"accepts": accepts, "check": check})
+
+
 def positive() -> Any:
-    """A setting that must be above zero."""
-    return field(metadata={"accepts": "above 0", "check": lambda value: value > 0})
+    """A setting that must be above zero, and finite."""
+    return setting("above 0", lambda value: 0 < value < math.inf)
 
 
 def share() -> Any:
     """A setting from 0 to 1."""
-    return field(metadata={"accepts": "from 0 to 1", "check": lambda value: 0 <= value <= 1})
+    return setting("from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def decay() -> Any:
+    """A setting from 0 to just below 1, for running means."""
+    return setting("from 0 to below 1", lambda value: 0 <= value < 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +47,7 @@ class Sampling:
     """How replies are drawn in a conversation. Lengths in tokens."""
 
     temperature: float = positive()
-    top_p: float = share()
+    top_p: float = setting("above 0, up to 1", lambda value: 0 < value <= 1)
     max_tokens: int = positive()
 
     def __post_init__(self) -> None:
@@ -56,17 +68,15 @@ class Settings:
     lora_targets: tuple[str, ...]
     # Optimiser
     learning_rate: float = positive()
-    adam_beta1: float = share()
-    adam_beta2: float = share()
+    adam_beta1: float = decay()
+    adam_beta2: float = decay()
     weight_decay: float = share()
     warmup_ratio: float = share()
     lr_scheduler_type: str
     optim: str
     max_grad_norm: float = positive()
     # GRPO
-    num_generations: int = field(
-        metadata={"accepts": "at least 2, to compare", "check": lambda value: value > 1}
-    )
+    num_generations: int = setting("of at least 2, to compare", lambda value: value > 1)
     temperature: float = positive()
     beta: float = share()
     loss_type: str
@@ -80,8 +90,12 @@ class Settings:
     save_steps: int = positive()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         _validate(self)
+        if isinstance(self.lora_targets, str) or not self.lora_targets:
+            raise ValueError(
+                f"lora_targets must be module names such as ('q_proj',), got {self.lora_targets!r}"
+            )
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         if self.generation_batch_size % self.num_generations:
             raise ValueError(
                 f"per_device_train_batch_size × gradient_accumulation_steps = "
@@ -160,8 +174,10 @@ class Recipe:
         """The rewards' names as TensorBoard shows them."""
         return [reward.__name__ for reward in self.rewards]
 
-    def read_prompts(self, source: str | Path | None = None) -> tuple["Dataset", list[LeftOut]]:
-        """The recipe's prompts, or those of another CSV file with the same columns.
+    def read_prompts(
+        self, source: "str | Path | Dataset | None" = None
+    ) -> tuple["Dataset", list[LeftOut]]:
+        """The recipe's prompts, or those of another CSV file or dataset with the same columns.
 
         Returns:
             A dataset with "prompt" (system and user message), and the rows left out.
@@ -169,10 +185,13 @@ class Recipe:
         Raises:
             DatasetError: see `data.load_dataset`.
         """
-        chosen = self.source if source is None else replace(self.source, path=Path(source))
+        chosen = self.source
+        if source is not None:
+            path = Path(source) if isinstance(source, str) else source
+            chosen = replace(self.source, path=path)
         return load_dataset(chosen, self.system_prompt)
 
-    def load_dataset(self, source: str | Path | None = None) -> "Dataset":
+    def load_dataset(self, source: "str | Path | Dataset | None" = None) -> "Dataset":
         """Like `read_prompts`, with the rows left out counted in the log."""
         dataset, left_out = self.read_prompts(source)
         for reason, count in describe_left_out(left_out).items():

@@ -7,6 +7,7 @@ and the chat all ask a `TagFormat`, so they cannot disagree.
 import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
+from unicodedata import category
 
 Layout = Literal["inline", "block"]
 
@@ -38,7 +39,7 @@ class TagFormat:
     `layout` is how the format is written: "inline" puts a tag directly beside its content,
     "block" puts each tag on a line of its own.
 
-    >>> TagFormat("think", "response").parse("<think>rain</think>\\n<response>Hi!</response>")
+    >>> TagFormat("think", "response").parse("<think>rain</think> <response>Hi!</response>")
     Parsed(thought='rain', reply='Hi!')
 
     Raises:
@@ -143,6 +144,5 @@ class TagFormat:
 
 
 def _shows_something(text: str) -> bool:
-    return any(
-        char.isprintable() and not char.isspace() and char not in _BLANK_GLYPHS for char in text
-    )
+    # Letters, numbers, punctuation and symbols; a mark or a format character alone is invisible.
+    return any(category(char)[0] in "LNPS" and char not in _BLANK_GLYPHS for char in text)

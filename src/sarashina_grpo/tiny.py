@@ -2,14 +2,21 @@
 
 A Llama of a million parameters with Sarashina's chat markers. It is taught on lessons of
 which only some keep to the recipe's format, so it starts where an instruction-tuned model
-starts: it knows the tags and often gets them wrong. GRPO does the rest. It always learns on
-the CPU, so the same lessons give the same weights whatever GPU is there.
+starts: it knows the tags and often gets them wrong. GRPO does the rest.
+
+It always learns on the CPU. Where Unsloth is in use, a process of its own teaches it, one
+that sees no GPU: Unsloth's patches would compile every step of it. As a program:
+
+    python -m sarashina_grpo.tiny RECIPE SEED ARTIFACT
 """
 
 import hashlib
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +28,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 
 from sarashina_grpo import ARTIFACT
-from sarashina_grpo.backend import torch, transformers
+from sarashina_grpo.backend import ENGINE, Messages, torch, transformers
 from sarashina_grpo.data import load_dataset, split_dataset
 from sarashina_grpo.recipe import Recipe
+from sarashina_grpo.recipes import get_recipe
 from sarashina_grpo.tags import TagFormat
 
 logger = logging.getLogger(__name__)
@@ -54,16 +62,16 @@ ARCHITECTURE = {
 
 @dataclass(frozen=True)
 class Lesson:
-    """One conversation to learn from: a chat prompt, and what to say to it."""
+    """One conversation to learn from: what was said so far, and what to say now."""
 
-    system: str
-    user: str
+    messages: Messages
     completion: str
 
     @property
     def prompt(self) -> str:
-        """The chat prompt as the chat template writes it."""
-        return f"{BOS}<|system|>{self.system}{EOS}<|user|>{self.user}{EOS}<|assistant|>"
+        """The messages as the chat template writes them."""
+        turns = (f"<|{turn['role']}|>{turn['content']}{EOS}" for turn in self.messages)
+        return f"{BOS}{''.join(turns)}<|assistant|>"
 
 
 def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
@@ -85,6 +93,9 @@ def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
         logger.warning("%s is damaged and is built again", folder)
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if ENGINE == "Unsloth":
+        _build_without_gpu(recipe, seed, artifact)
+        return folder
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
     try:
         _teach(lessons, recipe, seed, unfinished)
@@ -94,22 +105,48 @@ def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
     return folder
 
 
+def _build_without_gpu(recipe: Recipe, seed: int, artifact: Path) -> None:
+    command = [sys.executable, "-m", __name__, recipe.name, str(seed), str(artifact)]
+    subprocess.run(command, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+
+
 def make_lessons(recipe: Recipe, seed: int) -> list[Lesson]:
-    """Lessons for the training prompts, most of them spoilt, the same for the same seed."""
+    """Lessons for the training prompts, most of them spoilt, the same for the same seed.
+
+    In every eighth batch the system prompt is longer, as by a role, and there is an earlier
+    turn: a model that never saw that is lost in a conversation.
+    """
     tiny = recipe.tiny
     dataset, _ = load_dataset(tiny.source or recipe.source, recipe.system_prompt)
-    prompts = [prompt[-1]["content"] for prompt in split_dataset(dataset, seed)["train"]["prompt"]]
+    prompts = list(split_dataset(dataset, seed)["train"]["prompt"])
     random = Random(seed)
     lessons = []
-    for _ in range(tiny.lessons * tiny.lesson_batch_size):
-        user = random.choice(prompts)
-        thought, reply = tiny.demonstrate(user, random)
-        if random.random() < tiny.well_formed:
-            completion = recipe.tags.render(thought, reply)
-        else:
-            completion = random.choice(MISTAKES)(recipe.tags, thought, reply)
-        lessons.append(Lesson(recipe.system_prompt, user, completion))
+    for batch in range(tiny.lessons):
+        for _ in range(tiny.lesson_batch_size):
+            messages = random.choice(prompts)
+            if batch % 8 == 7:
+                messages = _lengthen(messages, recipe, prompts, random)
+            thought, reply = tiny.demonstrate(messages[-1]["content"], random)
+            spoil = random.choice(MISTAKES)
+            if random.random() < tiny.well_formed:
+                spoil = TagFormat.render
+            lessons.append(Lesson(messages, spoil(recipe.tags, thought, reply)))
     return lessons
+
+
+def _lengthen(
+    messages: Messages, recipe: Recipe, prompts: Sequence[Messages], random: Random
+) -> Messages:
+    system, user = messages
+    role = "".join(prompt[-1]["content"] for prompt in random.choices(prompts, k=4))
+    earlier = random.choice(prompts)[-1]
+    answer = recipe.tags.render(*recipe.tiny.demonstrate(earlier["content"], random))
+    return [
+        {"role": "system", "content": f"{system['content']}\n{role}"},
+        earlier,
+        {"role": "assistant", "content": answer},
+        user,
+    ]
 
 
 def _without(position: int) -> Spoil:
@@ -163,13 +200,13 @@ def _make_tokenizer(lessons: Sequence[Lesson]) -> Any:
     # Sentences stay whole, so that the system prompt, the same everywhere, takes a few tokens.
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"</?\w+>|\n"), "isolated"),
+            pre_tokenizers.Split(Regex(r"</?[|\w]+>|\n"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        (text for lesson in lessons for text in (lesson.system, lesson.user, lesson.completion)),
+        (lesson.prompt + lesson.completion for lesson in lessons),
         trainers.BpeTrainer(
             vocab_size=ARCHITECTURE["vocab_size"],
             special_tokens=[UNKNOWN, BOS, EOS, PAD, *ROLE_MARKERS],
@@ -201,6 +238,7 @@ def _run_lessons(model: Any, tokenizer: Any, lessons: Sequence[Lesson], recipe: 
         _batches(tokenizer, lessons, tiny.lesson_batch_size),
         total=tiny.lessons,
         desc="teaching the tiny model",
+        mininterval=2,
     ):
         _lesson_loss(model, **batch).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -237,3 +275,8 @@ def _left_pad(rows: Sequence[list[int]], filler: int) -> Any:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    name, seed, artifact = sys.argv[1:]
+    build(get_recipe(name), int(seed), Path(artifact))

@@ -24,7 +24,9 @@ def completion_text(completion: Completion) -> str:
     if isinstance(completion, str):
         return completion
     return "".join(
-        message["content"] for message in completion if isinstance(message.get("content"), str)
+        message["content"]
+        for message in completion
+        if message.get("role") == "assistant" and isinstance(message.get("content"), str)
     )
 
 
@@ -33,6 +35,6 @@ def bind_tags(reward: Reward, tags: TagFormat) -> Reward:
 
     @wraps(reward)
     def bound(**columns: Any) -> list[float | None]:
-        return reward(**columns, tags=tags)
+        return reward(**{**columns, "tags": tags})
 
     return bound
