@@ -4,6 +4,7 @@ Unsloth patches what is imported after it, so the other modules take `torch`, `t
 and `peft` from here.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +21,9 @@ os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(ARTIFACT / "unsloth_compil
 
 if torch.cuda.is_available():
     import unsloth
+else:
+    # It misses a kernel for 4-bit weights on the CPU, which nothing here uses.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 import peft
 import transformers
 import trl

@@ -107,7 +107,7 @@ class TagFormat:
         return self._split(text) is not None
 
     def explain(self, text: str) -> str:
-        """Say in words why `text` does not parse, or "well-formed"."""
+        """Say in words what is wrong with the format of `text`, or "well-formed"."""
         for tag in self.tags:
             count = text.count(tag)
             if count != 1:
@@ -120,6 +120,8 @@ class TagFormat:
             return "empty thought or reply, or text before or between the tags"
         if pieces.trailing:
             return f"{len(pieces.trailing)} characters after {self.tags[3]}"
+        if not self.parses_in_layout(text):
+            return f"well-formed, but not in the {self.layout} layout"
         return "well-formed"
 
     def _well_formed(self, text: str) -> _Pieces | None:

@@ -238,7 +238,7 @@ def _run_lessons(model: Any, tokenizer: Any, lessons: Sequence[Lesson], recipe: 
         _batches(tokenizer, lessons, tiny.lesson_batch_size),
         total=tiny.lessons,
         desc="teaching the tiny model",
-        mininterval=2,
+        mininterval=5,
     ):
         _lesson_loss(model, **batch).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
