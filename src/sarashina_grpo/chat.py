@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sarashina_grpo.backend import Messages, Policy, stream
-from sarashina_grpo.recipe import Recipe
+from sarashina_grpo.recipe import Recipe, Sampling
 from sarashina_grpo.tags import Parsed
 
 
@@ -28,17 +28,24 @@ class Conversation:
     >>> print(talk.say("How much is this one?"))
     """
 
-    def __init__(self, policy: Policy, recipe: Recipe, role: str = "", seed: int = 0) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        recipe: Recipe,
+        role: str = "",
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> None:
         system = "\n".join(filter(None, [recipe.system_prompt, role.strip()]))
         self.policy = policy
         self.recipe = recipe
+        self.sampling = sampling or recipe.sampling
         self.seed = seed
         self.messages: Messages = [{"role": "system", "content": system}]
 
     def say(self, text: str) -> Turn:
         """Say something, print the answer as it is drawn, and remember both."""
-        self.messages.append({"role": "user", "content": text})
-        seed = self.seed + len(self.messages)
-        answer = stream(self.policy, self.messages, self.recipe.sampling, seed)
-        self.messages.append({"role": "assistant", "content": answer})
+        messages = [*self.messages, {"role": "user", "content": text}]
+        answer = stream(self.policy, messages, self.sampling, self.seed + len(messages))
+        self.messages = [*messages, {"role": "assistant", "content": answer}]
         return Turn(answer, self.recipe.tags.parse(answer))

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 MODEL_NAME = "tiny"
 Spoil = Callable[[TagFormat, str, str], str]
 MANIFEST = "manifest.json"
+FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 IGNORED = -100
 BOS, EOS, PAD, UNKNOWN = "<s>", "</s>", "<pad>", "<unk>"
 ROLE_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -100,6 +101,9 @@ def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
     try:
         _teach(lessons, recipe, seed, unfinished)
         unfinished.rename(folder)
+    except OSError:
+        if not is_intact(folder):  # else another process was faster, with the same result
+            raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
@@ -172,7 +176,9 @@ def is_intact(folder: Path) -> bool:
     """Whether every file the folder was built with is there, unchanged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        return all(_sha256(folder / name) == digest for name, digest in manifest.items())
+        return manifest.keys() >= FILES and all(
+            _sha256(folder / name) == digest for name, digest in manifest.items()
+        )
     except (OSError, ValueError, AttributeError):
         return False
 

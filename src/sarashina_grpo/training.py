@@ -278,7 +278,7 @@ def _new_names() -> Iterator[str]:
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     yield now
     for number in count(2):
-        yield f"{now}-{number}"
+        yield f"{now}-{number:02}"
 
 
 def _reopen(run: Run) -> Run:

@@ -1,0 +1,343 @@
+"""Runs: they learn, save and log, go on as if never stopped, and refuse what cannot work."""
+
+import json
+import math
+import shutil
+from collections import namedtuple
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sarashina_grpo import training
+from sarashina_grpo.backend import Policy, torch
+from sarashina_grpo.data import split_dataset
+from sarashina_grpo.hardware import Plan
+from sarashina_grpo.recipe import Recipe
+from sarashina_grpo.training import Run, RunError
+
+STEPS, SAVE_STEPS = 6, 3
+LOGGED = [
+    "train/reward",
+    *(
+        f"train/rewards/{name}_reward/{value}"
+        for name in ("xmlcount", "soft_format", "strict_format")
+        for value in ("mean", "std")
+    ),
+    "train/completions/mean_length",
+    "train/learning_rate",
+    "train/step_time",
+]
+Weights = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that is over, with its weights before and after."""
+
+    run: Run
+    policy: Policy
+    trainer: Any
+    before: Weights
+    after: Weights
+
+
+def snapshot(policy: Policy) -> Weights:
+    return {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
+
+
+def finish(run: Run, plan: Plan, dataset: Any) -> Trained:
+    policy = training.load_policy(run, plan)
+    before = snapshot(policy)
+    trainer = training.train(run, policy, dataset)
+    return Trained(run, policy, trainer, before, snapshot(policy))
+
+
+def curve(run: Run, tag: str) -> dict[int, list[float]]:
+    """What TensorBoard shows of a run: the values at each step."""
+    events = EventAccumulator(str(run.log_folder)).Reload()
+    points: dict[int, list[float]] = {}
+    for point in events.Scalars(tag):
+        points.setdefault(point.step, []).append(point.value)
+    return points
+
+
+def by_step(trained: Trained, value: str) -> dict[int, float]:
+    history = trained.trainer.state.log_history
+    return {entry["step"]: entry[value] for entry in history if "reward" in entry}
+
+
+def with_settings(recipe: Recipe, **changed: Any) -> Recipe:
+    settings = replace(recipe.tiny.settings, **changed)
+    return replace(recipe, tiny=replace(recipe.tiny, settings=settings))
+
+
+@pytest.fixture(scope="module")
+def short(recipe: Recipe) -> Recipe:
+    """The recipe with a few small steps."""
+    return with_settings(
+        recipe,
+        max_steps=STEPS,
+        save_steps=SAVE_STEPS,
+        num_generations=4,
+        per_device_train_batch_size=8,
+        max_completion_length=48,
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(recipe: Recipe) -> Any:
+    return split_dataset(recipe.load_dataset(), 0)["train"]
+
+
+@pytest.fixture(scope="module")
+def trained(
+    short: Recipe,
+    plan: Plan,
+    dataset: Any,
+    artifact: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trained:
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    shutil.copytree(artifact / "tiny", folder / "tiny")
+    return finish(training.open_run(short, plan, artifact=folder), plan, dataset)
+
+
+@pytest.fixture
+def killed(trained: Trained, tmp_path: Path) -> Path:
+    """An artifact folder as if the run had been killed after its last step but before saving."""
+    folder = tmp_path / "killed"
+    shutil.copytree(trained.run.artifact, folder)
+    shutil.rmtree(folder / "outputs" / "smalltalk" / trained.run.name / f"checkpoint-{STEPS}")
+    return folder
+
+
+def test_training_moves_the_adapter_and_nothing_else(trained: Trained) -> None:
+    moved = {
+        name
+        for name, weight in trained.before.items()
+        if not torch.equal(weight, trained.after[name])
+    }
+    adapter = {name for name in trained.before if ".lora_" in name}
+    assert moved
+    assert moved <= adapter
+    assert {name for name in adapter if ".lora_B." in name} <= moved
+
+
+def test_nothing_is_nan(trained: Trained) -> None:
+    assert all(bool(torch.isfinite(weight).all()) for weight in trained.after.values())
+    history = [entry for entry in trained.trainer.state.log_history if "reward" in entry]
+    assert len(history) == STEPS
+    for entry in history:
+        assert [name for name, value in entry.items() if not math.isfinite(value)] == []
+
+
+def test_the_checkpoints_and_the_run_file_are_saved(trained: Trained) -> None:
+    steps = [training.step_of(path) for path in training.checkpoints(trained.run.folder)]
+    assert steps == [STEPS, SAVE_STEPS]
+    made = training.read_run_file(trained.run.folder)
+    assert made == trained.run.identity
+    assert (made["recipe"], made["model_name"], made["seed"]) == ("smalltalk", "tiny", 0)
+
+
+@pytest.mark.parametrize("tag", LOGGED)
+def test_tensorboard_has_a_point_a_step(trained: Trained, tag: str) -> None:
+    run = trained.run
+    assert run.log_folder == run.artifact / "logs" / "smalltalk" / run.name
+    points = curve(run, tag)
+    assert list(points) == list(range(1, STEPS + 1))
+    assert all(len(values) == 1 for values in points.values())
+
+
+def test_tensorboard_shows_the_trainers_rewards(trained: Trained) -> None:
+    shown = {step: values[0] for step, values in curve(trained.run, "train/reward").items()}
+    assert shown == pytest.approx(by_step(trained, "reward"))
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_digit(
+    short: Recipe, plan: Plan, dataset: Any, trained: Trained, killed: Path
+) -> None:
+    run = training.open_run(short, plan, resume=True, artifact=killed)
+    assert run.folder == killed / "outputs" / "smalltalk" / trained.run.name
+    assert run.checkpoint == run.folder / f"checkpoint-{SAVE_STEPS}"
+    resumed = finish(run, plan, dataset)
+    for value in ("reward", "grad_norm", "learning_rate", "completions/mean_length"):
+        assert by_step(resumed, value) == by_step(trained, value)
+    for name, weight in trained.after.items():
+        assert torch.equal(resumed.after[name], weight), name
+    last = f"checkpoint-{STEPS}/adapter_model.safetensors"
+    assert (run.folder / last).read_bytes() == (trained.run.folder / last).read_bytes()
+    assert curve(run, "train/reward") == curve(trained.run, "train/reward")
+    assert len(list(run.log_folder.iterdir())) == 2
+
+
+def test_a_run_may_be_resumed_for_more_steps(short: Recipe, plan: Plan, killed: Path) -> None:
+    run = training.open_run(short, plan, resume=True, max_steps=50, artifact=killed)
+    assert (run.first_step, run.settings.max_steps) == (SAVE_STEPS, 50)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"seed": 1}, "seed=0"), ({"model_name": "somebody/else"}, "model_name='tiny'")],
+    ids=["seed", "model"],
+)
+def test_a_run_is_not_resumed_as_another(
+    short: Recipe, plan: Plan, killed: Path, changed: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(RunError) as refused:
+        training.open_run(short, plan, resume=True, artifact=killed, **changed)
+    assert named in str(refused.value)
+    assert repr(next(iter(changed.values()))) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"learning_rate": 0.5}, {"beta": 0.25}, {"lora_targets": ("q_proj",)}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_run_is_not_resumed_with_other_settings(
+    short: Recipe, plan: Plan, killed: Path, changed: dict[str, Any]
+) -> None:
+    with pytest.raises(RunError, match=next(iter(changed))):
+        training.open_run(with_settings(short, **changed), plan, resume=True, artifact=killed)
+
+
+def test_nothing_to_resume_is_said(short: Recipe, plan: Plan, tmp_path: Path) -> None:
+    training.open_run(short, plan, artifact=tmp_path)
+    with pytest.raises(RunError, match="RESUME = False"):
+        training.open_run(short, plan, resume=True, artifact=tmp_path)
+
+
+def test_steps_that_are_already_done_are_refused(
+    short: Recipe, plan: Plan, killed: Path, policy: Policy
+) -> None:
+    run = training.open_run(short, plan, resume=True, max_steps=SAVE_STEPS, artifact=killed)
+    with pytest.raises(RunError, match="max_steps=3 is not beyond step 3"):
+        training.check(run, policy, 100)
+
+
+def test_the_check_says_what_the_run_will_do(
+    recipe: Recipe, plan: Plan, policy: Policy, tmp_path: Path
+) -> None:
+    run = training.open_run(recipe, plan, artifact=tmp_path)
+    text = "\n".join(training.check(run, policy, 400))
+    assert "steps 1 to 100, 0.5 times over 400 prompts" in text
+    assert "16 completions a step = 2 prompts × 8" in text
+
+
+def test_too_small_a_disk_is_refused(
+    short: Recipe, plan: Plan, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = training.open_run(short, plan, artifact=tmp_path)
+    disk = namedtuple("disk", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk(10**9, 10**9 - 1000, 1000))
+    with pytest.raises(RunError, match=r"0\.0 GB free; make room"):
+        training.check(run, policy, 100)
+
+
+def test_tags_that_are_special_tokens_are_refused(
+    short: Recipe, plan: Plan, policy: Policy, tmp_path: Path
+) -> None:
+    run = training.open_run(short, plan, artifact=tmp_path)
+    policy.tokenizer.add_tokens(list(short.tags.tags), special_tokens=True)
+    with pytest.raises(RunError, match="do not survive"):
+        training.check(run, policy, 100)
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(
+    short: Recipe, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Frozen":
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(training, "datetime", Frozen)
+    names = [training.open_run(short, plan, artifact=tmp_path).name for _ in range(3)]
+    assert names == ["20260102-030405", "20260102-030405-2", "20260102-030405-3"]
+
+
+def save_empty(run: Run, step: int) -> Path:
+    """A folder that looks like a checkpoint."""
+    folder = run.folder / f"checkpoint-{step}"
+    folder.mkdir()
+    for name in training.CHECKPOINT_FILES:
+        (folder / name).touch()
+    return folder
+
+
+def test_latest_is_the_last_checkpoint_of_the_last_run_that_has_one(
+    short: Recipe, plan: Plan, tmp_path: Path
+) -> None:
+    first, second, _ = (training.open_run(short, plan, artifact=tmp_path) for _ in range(3))
+    save_empty(first, 200)
+    expected = [save_empty(second, step) for step in (9, 100)][-1]
+    assert training.find_checkpoint(short, "latest", tmp_path) == expected
+
+
+def test_a_checkpoint_is_found_by_its_path(short: Recipe, plan: Plan, tmp_path: Path) -> None:
+    run = training.open_run(short, plan, artifact=tmp_path)
+    path, _ = (save_empty(run, step) for step in (3, 6))
+    assert training.find_checkpoint(short, str(path), tmp_path) == path.resolve()
+
+
+@pytest.mark.parametrize("wanted", ["nowhere/checkpoint-3", "nowhere", ""])
+def test_a_path_without_a_checkpoint_is_refused(short: Recipe, tmp_path: Path, wanted: str) -> None:
+    with pytest.raises(RunError, match="is no checkpoint"):
+        training.find_checkpoint(short, wanted, tmp_path)
+
+
+def test_no_checkpoint_at_all_is_said_with_the_way_out(short: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="CHECKPOINT = None"):
+        training.find_checkpoint(short, "latest", tmp_path)
+
+
+@pytest.mark.parametrize("missing", training.CHECKPOINT_FILES)
+def test_a_checkpoint_that_lacks_a_file_is_not_complete(
+    short: Recipe, plan: Plan, tmp_path: Path, missing: str
+) -> None:
+    run = training.open_run(short, plan, artifact=tmp_path)
+    whole, broken = save_empty(run, 3), save_empty(run, 6)
+    assert training.is_complete(broken)
+    (broken / missing).unlink()
+    assert not training.is_complete(broken)
+    assert training.checkpoints(run.folder) == [whole]
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(short: Recipe, plan: Plan, killed: Path) -> None:
+    path = training.find_checkpoint(short, "latest", killed).parent / training.RUN_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "recipe": "poetry"}))
+    with pytest.raises(RunError, match="RECIPE = 'poetry', not 'smalltalk'"):
+        training.open_model(short, plan, artifact=killed)
+
+
+def test_a_checkpoint_brings_its_run_along(recipe: Recipe, plan: Plan, trained: Trained) -> None:
+    run = training.open_model(recipe, plan, model_name="ignored", artifact=trained.run.artifact)
+    assert run.identity == trained.run.identity
+    assert run.checkpoint == trained.run.folder / f"checkpoint-{STEPS}"
+
+
+def test_no_checkpoint_means_the_base_model(recipe: Recipe, plan: Plan, artifact: Path) -> None:
+    run = training.open_model(recipe, plan, checkpoint=None, artifact=artifact)
+    assert (run.model_name, run.checkpoint) == ("tiny", None)
+    policy = training.load_trained(run, plan)
+    assert not any(
+        bool(weight.any()) for name, weight in snapshot(policy).items() if ".lora_B." in name
+    )
+
+
+def test_a_loaded_checkpoint_speaks_as_the_trained_model(
+    recipe: Recipe, plan: Plan, trained: Trained
+) -> None:
+    run = training.open_model(recipe, plan, artifact=trained.run.artifact)
+    loaded = training.load_trained(run, plan)
+    ids = loaded.tokenizer("こんにちは", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        one, other = (
+            policy.model.eval()(input_ids=ids).logits for policy in (loaded, trained.policy)
+        )
+    assert torch.equal(one, other)
