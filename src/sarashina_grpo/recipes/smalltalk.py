@@ -74,7 +74,7 @@ RECIPE = Recipe(
         settings=replace(
             SETTINGS,
             lora_alpha=128,
-            learning_rate=1e-3,
+            learning_rate=5e-4,
             optim="adamw_torch",
             max_grad_norm=1.0,
             num_generations=8,
