@@ -84,7 +84,7 @@ def test_the_base_of_a_policy_speaks_as_the_base_model(
     policy: Policy, prompts: list[Messages]
 ) -> None:
     fresh = generate(policy, prompts, SAMPLING, seed=1)
-    fill_adapter(policy, 0.05)
+    fill_adapter(policy, 0.5)
     assert generate(policy, prompts, SAMPLING, seed=1) != fresh
     assert generate(policy.base, prompts, SAMPLING, seed=1) == fresh
 

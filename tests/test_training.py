@@ -258,7 +258,7 @@ def test_runs_of_the_same_second_get_folders_of_their_own(
 
     monkeypatch.setattr(training, "datetime", Frozen)
     names = [training.open_run(short, plan, artifact=tmp_path).name for _ in range(3)]
-    assert names == ["20260102-030405", "20260102-030405-2", "20260102-030405-3"]
+    assert names == ["20260102-030405", "20260102-030405-02", "20260102-030405-03"]
 
 
 def save_empty(run: Run, step: int) -> Path:
