@@ -152,56 +152,20 @@ def generate(
     if policy.plan.use_vllm:
         return _generate_with_vllm(policy, texts, sampling, seed)
     transformers.set_seed(seed)
-    policy.model.eval()
     completions = []
     for start in range(0, len(texts), batch_size):
-        batch = encode(policy, texts[start : start + batch_size])
-        with torch.no_grad(), policy.adapter_context():
-            ids = policy.model.generate(**batch, **generation_options(policy, sampling))
-        completions += policy.tokenizer.batch_decode(
-            ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        completions += _draw(policy, texts[start : start + batch_size], sampling)
     return completions
 
 
 def stream(policy: Policy, messages: Messages, sampling: Sampling, seed: int) -> str:
     """Draw one completion and print it as it comes; returns it without special tokens."""
     transformers.set_seed(seed)
-    policy.model.eval()
-    batch = encode(policy, [policy.render(messages)])
     streamer = transformers.TextStreamer(
         policy.tokenizer, skip_prompt=True, skip_special_tokens=True
     )
-    with torch.no_grad(), policy.adapter_context():
-        ids = policy.model.generate(
-            **batch, **generation_options(policy, sampling), streamer=streamer
-        )
-    return policy.tokenizer.decode(ids[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def encode(policy: Policy, texts: Sequence[str]) -> dict[str, Any]:
-    """Left-padded ids and attention mask (texts, longest) on the model's device."""
-    batch = policy.tokenizer(
-        list(texts),
-        return_tensors="pt",
-        padding=True,
-        padding_side="left",
-        add_special_tokens=False,
-        return_token_type_ids=False,
-    )
-    return dict(batch.to(policy.model.device))
-
-
-def generation_options(policy: Policy, sampling: Sampling) -> dict[str, Any]:
-    """The arguments of Hugging Face's `generate` for a sampling."""
-    return {
-        "max_new_tokens": sampling.max_tokens,
-        "do_sample": True,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": 0,
-        "pad_token_id": policy.tokenizer.pad_token_id,
-    }
+    [completion] = _draw(policy, [policy.render(messages)], sampling, streamer=streamer)
+    return completion
 
 
 def make_trainer(
@@ -253,6 +217,32 @@ def _load_weights(name: str, settings: Settings, plan: Plan, seed: int) -> tuple
     return model, tokenizer
 
 
+def _draw(policy: Policy, texts: Sequence[str], sampling: Sampling, **options: Any) -> list[str]:
+    """One completion a text with Hugging Face's `generate`, which also takes `options`."""
+    policy.model.eval()
+    batch = policy.tokenizer(
+        list(texts),
+        return_tensors="pt",
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,
+        return_token_type_ids=False,
+    ).to(policy.model.device)
+    with torch.no_grad(), policy.adapter_context():
+        ids = policy.model.generate(
+            **batch,
+            max_new_tokens=sampling.max_tokens,
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=0,
+            pad_token_id=policy.tokenizer.pad_token_id,
+            **options,
+        )
+    prompt_length = batch["input_ids"].shape[1]
+    return policy.tokenizer.batch_decode(ids[:, prompt_length:], skip_special_tokens=True)
+
+
 def _generate_with_vllm(
     policy: Policy, texts: Sequence[str], sampling: Sampling, seed: int
 ) -> list[str]:
@@ -292,6 +282,7 @@ def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int
         "weight_decay": settings.weight_decay,
         "warmup_steps": round(settings.warmup_ratio * settings.max_steps),
         "lr_scheduler_type": settings.lr_scheduler_type,
+        # The 8-bit optimisers exist for CUDA only.
         "optim": settings.optim if cuda else "adamw_torch",
         "max_grad_norm": settings.max_grad_norm,
         "num_generations": settings.num_generations,

@@ -5,7 +5,6 @@ Rows are counted as a spreadsheet counts them: the header is row 1, the first pr
 
 import csv
 import io
-import logging
 import re
 import unicodedata
 import warnings
@@ -18,8 +17,6 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-logger = logging.getLogger(__name__)
 
 FIRST_ROW = 2
 LANGUAGES = ("ja", "en")
@@ -134,6 +131,19 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return _with_columns(table, columns, path)
 
 
+def check_texts(table: pd.DataFrame, columns: Sequence[str], file: Path | str) -> None:
+    """Make sure that each of these columns holds a text in every row.
+
+    Raises:
+        DatasetError: a value is missing or blank.
+    """
+    for column in columns:
+        for row, value in zip(table.index, table[column], strict=True):
+            if not isinstance(value, str) or not value.strip():
+                seen = repr(value) if isinstance(value, str) else "nothing"
+                raise DatasetError(f"a text is needed, got {seen}", file, row, column)
+
+
 def _with_columns(table: pd.DataFrame, columns: Sequence[str], file: Path | str) -> pd.DataFrame:
     missing = [column for column in columns if column not in table.columns]
     if missing:
@@ -214,11 +224,7 @@ def _read_text(path: Path) -> str:
 
 
 def _check_values(table: pd.DataFrame, source: Source) -> None:
-    for column in source.columns:
-        for row, value in zip(table.index, table[column], strict=True):
-            if not isinstance(value, str) or not value.strip():
-                seen = repr(value) if isinstance(value, str) else "nothing"
-                raise DatasetError(f"a text is needed, got {seen}", source.name, row, column)
+    check_texts(table, source.columns, source.name)
     if source.lang_column is None:
         return
     for row, value in zip(table.index, table[source.lang_column], strict=True):

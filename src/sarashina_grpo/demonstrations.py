@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from sarashina_grpo.data import DatasetError, read_table
+from sarashina_grpo.data import DatasetError, check_texts, read_table
 
 Demonstrate = Callable[[str, Random], tuple[str, str]]
 """From a user's prompt to a thought and a reply that suit it."""
@@ -35,14 +35,13 @@ def read_phrases(path: Path) -> list[list[str]]:
     """The thoughts, openings and closings of a phrase book.
 
     Raises:
-        DatasetError: an unknown part, or a part without any phrase.
+        DatasetError: an unknown part, a blank text, or a part without any phrase.
     """
     table = read_table(path, ["part", "text"])
-    for row, part, text in zip(table.index, table["part"], table["text"], strict=True):
+    for row, part in zip(table.index, table["part"], strict=True):
         if part not in PARTS:
             raise DatasetError(f"part must be one of {PARTS}, got {part!r}", path, row, "part")
-        if not isinstance(text, str) or not text.strip():
-            raise DatasetError("a text is needed, got nothing", path, row, "text")
+    check_texts(table, ["text"], path)
     phrases = [table.loc[table["part"] == part, "text"].tolist() for part in PARTS]
     if not all(phrases):
         raise DatasetError(f"at least one text is needed for each of {PARTS}", path)

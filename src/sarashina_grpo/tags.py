@@ -112,8 +112,8 @@ class TagFormat:
             count = text.count(tag)
             if count != 1:
                 return f"{tag} missing" if count == 0 else f"{tag} occurs {count} times"
-        open_thought, close_thought, open_reply, _ = (text.index(tag) for tag in self.tags)
-        if not open_thought < close_thought < open_reply < text.index(self.tags[3]):
+        positions = [text.index(tag) for tag in self.tags]
+        if positions != sorted(positions):
             return "tags out of order"
         pieces = self._split(text)
         if pieces is None:

@@ -168,8 +168,8 @@ MISTAKES: Sequence[Spoil] = (
     lambda tags, thought, reply: reply,
     lambda tags, thought, reply: f"{tags.render(thought, reply)}\n{reply}",
 )
-"""What untuned models do: a tag forgotten, the reply left bare, the two swapped, no tags at
-all, the reply said again after the end."""
+"""What untuned models do: a tag forgotten, the reply left bare, no tags at all, the reply said
+again after the end."""
 
 
 def is_intact(folder: Path) -> bool:

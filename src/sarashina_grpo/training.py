@@ -8,7 +8,7 @@ artifact/logs/<recipe>/<run>/events…              what TensorBoard reads
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import count
@@ -237,9 +237,8 @@ def check(run: Run, policy: Policy, prompts: int) -> list[str]:
     ]
 
 
-def train(run: Run, policy: Policy, dataset: Any, callbacks: Sequence[Any] = ()) -> Any:
+def train(run: Run, policy: Policy, dataset: Any) -> Any:
     """Train to the end, or on from the run's checkpoint; returns the trainer."""
-    watchers = [monitor.tensorboard(run.log_folder, run.first_step), monitor.Progress()]
     trainer = make_trainer(
         policy,
         run.settings,
@@ -247,7 +246,7 @@ def train(run: Run, policy: Policy, dataset: Any, callbacks: Sequence[Any] = ())
         dataset,
         run.folder,
         run.seed,
-        [*watchers, *callbacks],
+        [monitor.tensorboard(run.log_folder, run.first_step), monitor.Progress()],
     )
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     return trainer
