@@ -1,5 +1,6 @@
 """A conversation: what the model is given, what it said, thought and reply apart."""
 
+import re
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from sarashina_grpo import chat
 from sarashina_grpo.backend import Messages, Policy
 from sarashina_grpo.chat import Conversation, Turn
-from sarashina_grpo.recipe import Recipe
+from sarashina_grpo.recipe import Recipe, Scene
 from sarashina_grpo.tags import Parsed, TagFormat
 
 TAGS = TagFormat("think", "response")
@@ -102,3 +103,16 @@ def test_what_the_model_says_is_printed_as_it_is_drawn(
     assert turn.text
     assert turn.text.strip() in capsys.readouterr().out
     assert talk.messages[-1] == {"role": "assistant", "content": turn.text}
+
+
+def test_scenes_are_conversations_of_their_own_with_their_role(
+    recipe: Recipe, asked: list[tuple[Messages, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = (Scene(turns=("How much?",), role=ROLE), Scene(turns=("Hello!",)))
+    policy: Any = None
+    talks = chat.play(policy, replace(recipe, scenes=scenes), recipe.sampling, seed=0)
+    assert [len(talk.messages) for talk in talks] == [3, 3]
+    (first, _), (second, _) = asked
+    assert ROLE.strip() in first[0]["content"]
+    assert second[0]["content"] == recipe.system_prompt
+    assert re.findall("USER: (.*)", capsys.readouterr().out) == ["How much?", "Hello!"]

@@ -1,14 +1,9 @@
-"""Reading prompts: what is accepted, what is left out, and how errors name the place."""
+"""Prompts and answers: what is accepted, what is left out, and how errors name the place."""
 
-import csv
-import io
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from sarashina_grpo.data import (
     DatasetError,
@@ -16,8 +11,8 @@ from sarashina_grpo.data import (
     Source,
     describe_left_out,
     drop_overlong,
+    extract_answer,
     load_dataset,
-    read_table,
     split_dataset,
 )
 
@@ -33,6 +28,26 @@ def write(folder: Path, content: str | bytes) -> Path:
 
 def bilingual(path: Path) -> Source:
     return Source(path=path, lang_column="lang", language="ja")
+
+
+def solved(path: "Path | Dataset") -> Source:
+    return Source(path=path, prompt_column="question", answer_column="answer")
+
+
+def typed(folder: Path, name: str | None, answers: list[Any]) -> "Path | Dataset":
+    """Numbered questions with these answers, in a file of this name or else in memory."""
+    from datasets import Dataset
+
+    questions = [f"Question {number}" for number in range(1, len(answers) + 1)]
+    dataset = Dataset.from_dict({"question": questions, "answer": answers})
+    if name is None:
+        return dataset
+    path = folder / name
+    if path.suffix == ".parquet":
+        dataset.to_parquet(path)
+    else:
+        dataset.to_json(path, lines=path.suffix == ".jsonl")
+    return path
 
 
 def load(folder: Path, content: str | bytes) -> tuple[list[str], list[LeftOut]]:
@@ -85,49 +100,6 @@ def test_the_columns_may_have_other_names_and_neighbours(tmp_path: Path) -> None
     assert left_out == [LeftOut(3, "雨", "lang is ja")]
 
 
-@pytest.mark.parametrize(
-    ("content", "prompts"),
-    [
-        ("\ufeffprompt,lang\n雨,ja\n", ["雨"]),
-        ("prompt,lang\r\n雨,ja\r\n風,ja\r\n", ["雨", "風"]),
-        ("prompt,lang\n雨,ja", ["雨"]),
-        ("prompt,lang\n雨,ja\n\n,\n風,ja\n\n", ["雨", "風"]),
-        ('prompt,lang\n"雨、\n風",ja\n', ["雨、\n風"]),
-        ('prompt,lang\n"rain, wind",ja\n', ["rain, wind"]),
-        ('prompt,lang\n"a ""b"" c",ja\n', ['a "b" c']),
-        ("prompt,lang\nNA,ja\nnull,ja\n1.0,ja\nTrue,ja\n", ["NA", "null", "1.0", "True"]),
-        ("prompt,lang\n  雨 ,ja\n", ["  雨 "]),
-        ("prompt,lang\na\0b,ja\n", ["a\0b"]),
-    ],
-    ids=[
-        "byte order mark",
-        "CRLF",
-        "no final newline",
-        "lines without content",
-        "quoted newline",
-        "quoted comma",
-        "doubled quotation mark",
-        "nothing guessed",
-        "outer white space",
-        "NUL does not cut a prompt off",
-    ],
-)
-def test_the_text_is_read_as_it_stands(tmp_path: Path, content: str, prompts: list[str]) -> None:
-    assert load(tmp_path, content) == (prompts, [])
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    values=st.lists(st.text(st.characters(codec="utf-8")).filter(str.strip), min_size=1, max_size=5)
-)
-def test_what_the_csv_module_writes_is_read_back(values: list[str]) -> None:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer, quoting=csv.QUOTE_ALL).writerows([["prompt"], *([v] for v in values)])
-    with tempfile.TemporaryDirectory() as folder:
-        table = read_table(write(Path(folder), buffer.getvalue()), ["prompt"])
-    assert table["prompt"].tolist() == values
-
-
 def test_rows_of_another_language_are_left_out_and_reported(tmp_path: Path) -> None:
     prompts, left_out = load(tmp_path, "prompt,lang\n雨,ja\nRain,en\n風,ja\n")
     assert prompts == ["雨", "風"]
@@ -169,49 +141,27 @@ def test_rows_left_out_are_counted_by_reason() -> None:
     assert describe_left_out(left_out) == {"lang is en": 2, "duplicate": 2}
 
 
-@pytest.mark.parametrize("name", ["missing.csv", "."], ids=["missing file", "directory"])
-def test_a_path_that_is_no_file_is_named(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    with pytest.raises(DatasetError, match="CSV file is needed") as refused:
-        read_table(path, ["prompt"])
-    assert str(refused.value).startswith(str(path))
-
-
 @pytest.mark.parametrize(
     ("content", "place", "value"),
     [
-        ("text,lang\n雨,ja\n", ", row 1: column 'prompt' is missing", "['text', 'lang']"),
-        ("prompt\n雨\n", ", row 1: column 'lang' is missing", "['prompt']"),
-        ("Prompt,lang\n雨,ja\n", ", row 1: column 'prompt' is missing", "'Prompt'"),
-        ("prompt;lang\n雨;ja\n", ", row 1: column 'prompt' is missing", "'prompt;lang'"),
+        ("text,lang\n雨,ja\n", ": column 'prompt' is missing", "['text', 'lang']"),
+        ("prompt\n雨\n", ": column 'lang' is missing", "['prompt']"),
         ("prompt,lang\n雨,ja\n,ja\n", ", row 3, column 'prompt'", "got ''"),
-        ("prompt,lang\n雨,ja\n   ,ja\n", ", row 3, column 'prompt'", "got '   '"),
-        ("prompt,lang\n\u3000,ja\n", ", row 2, column 'prompt'", r"got '\u3000'"),
         ("prompt,lang\n雨,ja\n風,\n", ", row 3, column 'lang'", "got ''"),
-        ("prompt,lang\n雨,ja\n風\n", ", row 3, column 'lang'", "got ''"),
-        ("lang,prompt\nja\nja,風\n", ", row 2, column 'prompt'", "got ''"),
         ("prompt,lang\n雨,ja\nPluie,fr\n", ", row 3, column 'lang'", "got 'fr'"),
         ("prompt,lang\n雨, ja\n", ", row 2, column 'lang'", "got ' ja'"),
         ("prompt,lang\n雨,JA\n", ", row 2, column 'lang'", "got 'JA'"),
         ("prompt,lang\n雨,j\0a\n", ", row 2, column 'lang'", r"got 'j\x00a'"),
-        ('prompt,lang\n"雨\n\n風",ja\n\n,ja\n', ", row 4, column 'prompt'", "got ''"),
     ],
     ids=[
         "missing prompt column",
         "missing lang column",
-        "column in another case",
-        "semicolons",
         "empty prompt",
-        "blank prompt",
-        "prompt of an ideographic space",
         "empty lang",
-        "too few fields",
-        "too few fields in the first row",
         "unknown lang",
         "lang with a space",
         "lang in upper case",
         "NUL in lang",
-        "rows are counted as a spreadsheet does",
     ],
 )
 def test_an_error_names_row_column_and_value(
@@ -233,34 +183,6 @@ def test_an_error_says_which_languages_are_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "place"),
-    [
-        ("prompt,lang\nrain,ja\n雨,ja\n".encode("cp932"), ", row 3: not UTF-8"),
-        ("prompt,lang\n雨,ja\n".encode("utf-16"), ", row 1: not UTF-8"),
-    ],
-    ids=["Shift-JIS", "UTF-16"],
-)
-def test_another_encoding_is_refused_with_the_row_and_the_bytes(
-    tmp_path: Path, content: bytes, place: str
-) -> None:
-    message = refusal(tmp_path, content)
-    assert message.startswith(place)
-    assert "got b'" in message
-    assert "save it as UTF-8" in message
-
-
-def test_utf_16_without_a_byte_order_mark_is_refused_and_seen(tmp_path: Path) -> None:
-    message = refusal(tmp_path, "prompt,lang\nrain,ja\n".encode("utf-16-le"))
-    assert message.startswith(", row 1: column 'prompt' is missing")
-    assert r"'p\x00r\x00o\x00m\x00p\x00t\x00'" in message
-
-
-@pytest.mark.parametrize("content", ["", "\ufeff", "\n\n"], ids=["empty", "mark only", "newlines"])
-def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
-    assert "empty" in refusal(tmp_path, content)
-
-
-@pytest.mark.parametrize(
     "content",
     ["prompt,lang\n", "prompt,lang", "prompt,lang\n\n,\n", "prompt,lang\nRain,en\n"],
     ids=["header only", "header without newline", "rows without content", "another language"],
@@ -270,37 +192,101 @@ def test_a_file_that_leaves_no_prompt_is_refused(tmp_path: Path, content: str) -
 
 
 @pytest.mark.parametrize(
-    "content",
-    ['prompt,lang\n雨,ja\n"風,ja\n雪,ja\n', 'prompt,lang\n雨,ja\n風,"ja\n'],
-    ids=["in the prompt", "in the last field"],
-)
-def test_an_unclosed_quotation_mark_is_refused_with_its_row(tmp_path: Path, content: str) -> None:
-    message = refusal(tmp_path, content)
-    assert "quotation mark is left open" in message
-    assert "row 3" in message
-
-
-@pytest.mark.parametrize(
-    ("content", "row"),
+    ("solution", "answer"),
     [
-        ("prompt,lang\n雨,ja\n風,雪,ja\n", 3),
-        ("prompt,lang\n風,雪,ja\n雨,ja\n", 2),
-        ("prompt,lang\n雨,ja,\n風,ja,\n", 2),
+        ("3+4=7 #### 7", "7"),
+        ("3+4=7\n#### 7\n", "7"),
+        ("####7", "7"),
+        ("a #### 6 #### 7", "7"),
+        ("#### 1,000 円", "1,000 円"),
+        ("月曜の次。 #### 火曜日", "火曜日"),
+        ("3+4=7 ####", ""),
+        ("3+4=7 ### 7", None),
+        ("7", None),
+        ("", None),
     ],
-    ids=["in a later row", "in the first row", "in every row"],
 )
-def test_too_many_fields_are_refused_with_their_row(tmp_path: Path, content: str, row: int) -> None:
-    message = refusal(tmp_path, content)
-    assert "comma" in message
-    assert f"row {row}" in message or f"line {row}" in message
+def test_the_answer_is_what_stands_behind_the_last_mark(solution: str, answer: str | None) -> None:
+    assert extract_answer(solution) == answer
 
 
-def test_a_dataset_error_is_a_value_error_that_names_what_it_is_given() -> None:
-    path = Path("a.csv")
-    assert isinstance(DatasetError("bad", path), ValueError)
-    assert str(DatasetError("bad", path)) == "a.csv: bad"
-    assert str(DatasetError("bad", path, 3)) == "a.csv, row 3: bad"
-    assert str(DatasetError("bad", path, 3, "lang")) == "a.csv, row 3, column 'lang': bad"
+def test_answers_stand_beside_their_prompts_and_open_questions_have_none(tmp_path: Path) -> None:
+    lines = ["question,answer", "1+2?,3だ。 #### 3", "朝?,東。 #### 東", "なぜ?,", "何?,さあ"]
+    dataset, _ = load_dataset(solved(write(tmp_path, "\n".join(lines))), "Think first.")
+    prompts = [messages[1]["content"] for messages in dataset["prompt"]]
+    assert prompts == ["1+2?", "朝?", "なぜ?", "何?"]
+    assert dataset["answer"][:] == ["3", "東", None, None]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.json", "a.jsonl", None], ids=str)
+def test_a_missing_answer_makes_an_open_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    source = typed(tmp_path, name, ["1+2=3 #### 3", None, "さあ", ""])
+    assert load_dataset(solved(source), "")[0]["answer"][:] == ["3", None, None, None]
+
+
+def test_answers_may_all_be_missing(tmp_path: Path) -> None:
+    source = solved(typed(tmp_path, None, [None, None]))
+    assert load_dataset(source, "")[0]["answer"][:] == [None, None]
+
+
+def test_without_an_answer_column_there_are_no_answers(tmp_path: Path) -> None:
+    source = Source(path=typed(tmp_path, None, ["#### 3"]), prompt_column="question")
+    assert load_dataset(source, "")[0].column_names == ["prompt"]
+
+
+def test_rows_left_out_take_their_answers_with_them(tmp_path: Path) -> None:
+    path = write(tmp_path, "question,answer\nA,#### 1\na,#### 2\nB,#### 3\n")
+    dataset, left_out = load_dataset(solved(path), "")
+    assert dataset["answer"][:] == ["1", "3"]
+    assert left_out == [LeftOut(3, "a", "same prompt as row 2")]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.json", "a.jsonl", None], ids=str)
+@pytest.mark.parametrize(
+    ("answers", "row", "problem"),
+    [
+        ([3, 4], 1, "a worked solution ending in '#### <value>' is needed, got 3"),
+        ([None, 4.5], 2, "a worked solution ending in '#### <value>' is needed, got 4.5"),
+        (["#### 3", "3だ。 #### "], 2, "a value is needed after '####', got '3だ。 #### '"),
+    ],
+    ids=["whole numbers", "numbers", "no value"],
+)
+def test_an_answer_without_a_value_is_refused_with_its_row(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str | None,
+    answers: list[Any],
+    row: int,
+    problem: str,
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    source = solved(typed(tmp_path, name, answers))
+    with pytest.raises(DatasetError) as refused:
+        load_dataset(source, "")
+    assert str(refused.value) == f"{source.name}, row {row}, column 'answer': {problem}"
+
+
+def test_an_answer_without_a_value_in_a_csv_is_refused_with_its_row(tmp_path: Path) -> None:
+    path = write(tmp_path, "question,answer\nA,#### 1\nB,2だ。 ####\n")
+    with pytest.raises(DatasetError) as refused:
+        load_dataset(solved(path), "")
+    assert str(refused.value).startswith(f"{path}, row 3, column 'answer': a value is needed")
+
+
+def test_a_missing_answer_column_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "question,solution\nA,#### 1\n")
+    with pytest.raises(DatasetError, match="column 'answer' is missing"):
+        load_dataset(solved(path), "")
+
+
+def test_a_source_says_its_name_and_the_columns_it_reads(tmp_path: Path) -> None:
+    source = Source(path="owner/name:config", prompt_column="a", lang_column="c")
+    assert (source.name, source.columns) == ("owner/name:config", ["a", "c"])
+    source = Source(path=typed(tmp_path, None, ["b"]), prompt_column="a", answer_column="b")
+    assert (source.name, source.columns) == ("the dataset", ["a", "b"])
 
 
 def test_a_fifth_of_the_prompts_is_held_out() -> None:

@@ -1,12 +1,17 @@
-"""What the tiny model is shown: phrases of a book, put together."""
+"""What the tiny model is shown: phrases of a book, put together, and worked solutions."""
 
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from sarashina_grpo.data import DatasetError
-from sarashina_grpo.demonstrations import from_phrases, read_phrases
+from sarashina_grpo.demonstrations import (
+    from_phrases,
+    from_solutions,
+    read_phrases,
+    read_solutions,
+)
+from sarashina_grpo.tables import DatasetError
 
 BOOK = """part,text
 thought,t1
@@ -15,6 +20,12 @@ opening,o1
 opening,o2
 closing,c1
 closing,c2
+"""
+
+SOLUTIONS = """question,answer
+A,"3-2=1、1+3=4 #### 4"
+B,"12+1=13 #### 13"
+C,"足して0になる。 #### 0"
 """
 
 
@@ -82,3 +93,90 @@ def test_a_missing_book_is_named_when_it_is_needed(tmp_path: Path) -> None:
     demonstrate = from_phrases(tmp_path / "none.csv")
     with pytest.raises(DatasetError, match=r"none\.csv"):
         demonstrate("雨です。", Random(0))
+
+
+def test_solutions_are_read_by_question(tmp_path: Path) -> None:
+    assert read_solutions(write(tmp_path, SOLUTIONS)) == {
+        "A": ("3-2=1、1+3=4", "4"),
+        "B": ("12+1=13", "13"),
+        "C": ("足して0になる。", "0"),
+    }
+
+
+def test_a_demonstration_is_the_solution_to_the_prompt_and_its_value(tmp_path: Path) -> None:
+    demonstrate = from_solutions(write(tmp_path, SOLUTIONS))
+    random = Random(0)
+    assert {demonstrate("A", random) for _ in range(300)} == {("3-2=1、1+3=4", "4")}
+
+
+@pytest.mark.parametrize(
+    ("question", "mistakes"),
+    [
+        ("A", {("3-2=1、1+3=3", "3"), ("3-2=1、1+3=5", "5")}),
+        ("B", {("12+1=12", "12"), ("12+1=14", "14")}),
+        ("C", {("足して1になる。", "1")}),
+    ],
+    ids=["one digit", "two digits", "nothing below 0"],
+)
+def test_a_mistake_is_wrong_by_one_in_the_last_step(
+    tmp_path: Path, question: str, mistakes: set[tuple[str, str]]
+) -> None:
+    demonstrate = from_solutions(write(tmp_path, SOLUTIONS), mistaken=1.0)
+    random = Random(0)
+    assert {demonstrate(question, random) for _ in range(100)} == mistakes
+
+
+def test_the_share_of_mistakes_is_the_one_asked_for(tmp_path: Path) -> None:
+    demonstrate = from_solutions(write(tmp_path, SOLUTIONS), mistaken=0.6)
+    random = Random(0)
+    wrong = sum(demonstrate("A", random)[1] != "4" for _ in range(2000))
+    assert wrong / 2000 == pytest.approx(0.6, abs=0.05)
+
+
+def test_the_same_seed_makes_the_same_mistakes(tmp_path: Path) -> None:
+    demonstrate = from_solutions(write(tmp_path, SOLUTIONS), mistaken=0.5)
+
+    def twenty(seed: int) -> list[tuple[str, str]]:
+        random = Random(seed)
+        return [demonstrate("A", random) for _ in range(20)]
+
+    assert twenty(5) == twenty(5)
+    assert twenty(5) != twenty(6)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["1+3=4", "1+3=4 ####", "1+3=4 #### 4.0", "1+3=4 #### 4個", "1-3=-2 #### -2", "1+3 #### 4",
+     "#### 4", "1+3=4 #### 四"],
+    ids=["no mark", "no value", "a decimal", "a unit", "below 0", "not in the solution",
+         "no solution", "kanji"],
+)  # fmt: skip
+def test_an_answer_that_is_no_solution_is_refused_with_its_row(tmp_path: Path, answer: str) -> None:
+    path = write(tmp_path, SOLUTIONS + f"D,{answer}\n")
+    with pytest.raises(DatasetError) as refused:
+        read_solutions(path)
+    message = str(refused.value)
+    assert message.startswith(f"{path}, row 5, column 'answer': a solution ending in ")
+    assert message.endswith(f"got {answer!r}")
+
+
+@pytest.mark.parametrize(("line", "column"), [(",1+3=4 #### 4", "question"), ("D, ", "answer")])
+def test_a_blank_question_or_answer_is_refused_with_its_row(
+    tmp_path: Path, line: str, column: str
+) -> None:
+    path = write(tmp_path, SOLUTIONS + line + "\n")
+    with pytest.raises(DatasetError, match=f"row 5, column '{column}': a text is needed"):
+        read_solutions(path)
+
+
+@pytest.mark.parametrize("column", ["question", "answer"])
+def test_a_missing_column_of_the_solutions_is_named(tmp_path: Path, column: str) -> None:
+    path = write(tmp_path, SOLUTIONS.replace(column, "other", 1))
+    with pytest.raises(DatasetError, match=f"column '{column}' is missing"):
+        read_solutions(path)
+
+
+def test_missing_solutions_are_named_when_they_are_needed(tmp_path: Path) -> None:
+    demonstrate = from_solutions(tmp_path / "none.csv")
+    with pytest.raises(DatasetError, match=r"none\.csv"):
+        demonstrate("A", Random(0))

@@ -1,5 +1,7 @@
 """Pass rates with intervals, before against after."""
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,16 +12,30 @@ from sarashina_grpo.evaluation import Evaluation, compare, evaluate, side_by_sid
 from sarashina_grpo.recipe import Recipe, Sampling
 from sarashina_grpo.tags import TagFormat
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 TAGS = TagFormat("think", "response")
 
 
-def judge(*completions: str) -> Evaluation:
+SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=48)
+
+
+def judge(*completions: str, correct: list[bool | None] | None = None) -> Evaluation:
     prompts = [f"prompt {number}" for number in range(len(completions))]
-    return Evaluation(prompts, list(completions), [TAGS.parse(text) for text in completions])
+    parsed = [TAGS.parse(text) for text in completions]
+    return Evaluation(prompts, list(completions), parsed, correct or [None] * len(completions))
 
 
-BEFORE = judge("雨", TAGS.render("a", "b"), "<think>", "")
-AFTER = judge(TAGS.render("a", "b"), TAGS.render("c", "b"), TAGS.render("a", "d"), "no tags")
+def held_out(recipe: Recipe, count: int) -> "Dataset":
+    return split_dataset(recipe.load_dataset(), 0)["held_out"].select(range(count))
+
+
+BEFORE_TEXTS = ("雨", TAGS.render("a", "b"), "<think>", "")
+AFTER_TEXTS = (TAGS.render("a", "b"), TAGS.render("c", "b"), TAGS.render("a", "d"), "no tags")
+BEFORE, AFTER = judge(*BEFORE_TEXTS), judge(*AFTER_TEXTS)
+MARKED_BEFORE = judge(*BEFORE_TEXTS, correct=[False, True, None, False])
+MARKED_AFTER = judge(*AFTER_TEXTS, correct=[True, True, None, True])
 
 
 @pytest.mark.parametrize(
@@ -52,14 +68,47 @@ def test_an_evaluation_counts_what_keeps_to_the_format() -> None:
     assert (AFTER.well_formed, AFTER.format_rate, AFTER.distinct_replies) == (3, 0.75, 2)
 
 
+def test_only_prompts_with_an_answer_are_marked() -> None:
+    assert MARKED_BEFORE.marked == [False, True, False]
+    assert BEFORE.marked == []
+
+
+def test_rates_are_successes_and_trials_and_have_answers_only_where_there_are_any() -> None:
+    assert BEFORE.rates == {"keeps the format": (1, 4)}
+    assert MARKED_BEFORE.rates == {"keeps the format": (1, 4), "right answers": (1, 3)}
+
+
+def test_wrong_answers_alone_are_a_rate_too() -> None:
+    assert judge("雨", correct=[False]).rates["right answers"] == (0, 1)
+
+
+def test_an_evaluation_says_its_rates_in_one_line() -> None:
+    assert str(BEFORE) == "keeps the format: 25.0% of 4"
+    assert str(MARKED_BEFORE) == "keeps the format: 25.0% of 4, right answers: 33.3% of 3"
+
+
 def test_a_comparison_has_a_row_a_measure() -> None:
     table = compare(BEFORE, AFTER)
     assert list(table.columns) == ["before", "after"]
-    assert table.loc["keeps the format"].tolist() == ["25.0%", "75.0%"]
-    assert table.loc["well-formed"].tolist() == ["1 of 4", "3 of 4"]
-    assert table.loc["different replies"].tolist() == ["1", "2"]
-    assert table.loc["95% interval", "after"] == "30.1% to 95.4%"
+    assert list(table.loc["keeps the format"]) == ["25.0% (1 of 4)", "75.0% (3 of 4)"]
+    assert list(table.loc["different replies"]) == ["1", "2"]
+    assert table.loc["keeps the format, 95% interval", "after"] == "30.1% to 95.4%"
     assert table.loc["characters, median", "before"] == "4"
+    assert "right answers" not in table.index
+
+
+def test_a_comparison_of_answers_has_their_rows_behind_those_of_the_format() -> None:
+    table = compare(MARKED_BEFORE, MARKED_AFTER)
+    assert table.index.tolist() == [
+        "keeps the format",
+        "keeps the format, 95% interval",
+        "right answers",
+        "right answers, 95% interval",
+        "different replies",
+        "characters, median",
+    ]
+    assert list(table.loc["right answers"]) == ["33.3% (1 of 3)", "100.0% (3 of 3)"]
+    assert table.loc["right answers, 95% interval", "after"] == "43.9% to 100.0%"
 
 
 @pytest.mark.parametrize(("count", "rows"), [(2, 2), (4, 4), (9, 4)])
@@ -70,10 +119,55 @@ def test_completions_stand_side_by_side_by_prompt(count: int, rows: int) -> None
     assert table["after"].tolist() == AFTER.completions[:rows]
 
 
+@pytest.mark.parametrize(
+    ("completion", "answer", "correct"),
+    [
+        (TAGS.render("1+2=3", "3個です。"), "3", True),
+        (TAGS.render("次の日。", "木曜日です"), "木曜日", True),
+        (TAGS.render("3", "4"), "3", False),
+        ("3", "3", False),
+        ("", "3", False),
+        ("<response>3</response>", "3", True),
+        (TAGS.render("1+2=3", "3"), None, None),
+    ],
+    ids=[
+        "number",
+        "text",
+        "only the thought is right",
+        "no tags",
+        "nothing",
+        "only the reply tags",
+        "open question",
+    ],
+)
+def test_an_answer_is_marked_by_what_the_reply_tags_hold(
+    monkeypatch: pytest.MonkeyPatch, completion: str, answer: str | None, correct: bool | None
+) -> None:
+    from datasets import Dataset
+
+    monkeypatch.setattr("sarashina_grpo.evaluation.generate", lambda *_: [completion])
+    prompt = [{"role": "system", "content": "Think."}, {"role": "user", "content": "1+2?"}]
+    no_policy: Any = None
+    dataset = Dataset.from_dict({"prompt": [prompt], "answer": [answer]})
+    result = evaluate(no_policy, dataset, TAGS, SAMPLING, seed=0)
+    assert result == Evaluation(["1+2?"], [completion], [TAGS.parse(completion)], [correct])
+
+
 def test_a_model_is_evaluated_on_each_prompt_once(policy: Policy, recipe: Recipe) -> None:
-    prompts = split_dataset(recipe.load_dataset(), 0)["held_out"]["prompt"][:6]
-    sampling = Sampling(temperature=0.7, top_p=0.95, max_tokens=48)
-    result = evaluate(policy, prompts, recipe.tags, sampling, seed=3)
-    assert result.prompts == [prompt[-1]["content"] for prompt in prompts]
+    dataset = held_out(recipe, 6)
+    result = evaluate(policy, dataset, recipe.tags, SAMPLING, seed=3)
+    assert result.prompts == [prompt[-1]["content"] for prompt in dataset["prompt"]]
     assert result.parsed == [recipe.tags.parse(text) for text in result.completions]
-    assert evaluate(policy, prompts, recipe.tags, sampling, seed=3) == result
+    assert result.correct == [None] * 6
+    assert evaluate(policy, dataset, recipe.tags, SAMPLING, seed=3) == result
+
+
+def test_answers_to_compare_with_do_not_change_what_is_drawn(
+    policy: Policy, recipe: Recipe
+) -> None:
+    dataset = held_out(recipe, 3)
+    open_questions = evaluate(policy, dataset, recipe.tags, SAMPLING, seed=3)
+    answered = dataset.add_column("answer", ["3", None, "東京"])
+    result = evaluate(policy, answered, recipe.tags, SAMPLING, seed=3)
+    assert result.completions == open_questions.completions
+    assert [correct is None for correct in result.correct] == [False, True, False]

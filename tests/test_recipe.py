@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sarashina_grpo.data import DatasetError, LeftOut, Source
-from sarashina_grpo.recipe import Recipe, Sampling, Settings, TinySettings
+from sarashina_grpo.recipe import Course, Recipe, Sampling, Scene, Settings, TinySettings
 from sarashina_grpo.rewards.format import soft_format_reward, xmlcount_reward
 from sarashina_grpo.tags import TagFormat
 
@@ -32,10 +32,12 @@ SETTINGS = Settings(
     loss_type="dapo",
     per_device_train_batch_size=4,
     gradient_accumulation_steps=3,
+    max_seq_length=160,
     max_prompt_length=100,
     max_completion_length=50,
     max_steps=10,
     save_steps=5,
+    seed=0,
 )
 SAMPLING = Sampling(temperature=0.7, top_p=0.95, max_tokens=64)
 
@@ -44,11 +46,10 @@ def demonstrate(prompt: str, random: Random) -> tuple[str, str]:
     return f"someone says {prompt}", "Hi!"
 
 
+COURSE = Course(demonstrate=demonstrate, lessons=8, well_formed=0.2)
 TINY = TinySettings(
     settings=SETTINGS,
-    demonstrate=demonstrate,
-    well_formed=0.2,
-    lessons=8,
+    courses=(COURSE, replace(COURSE, lessons=3)),
     lesson_batch_size=4,
     lesson_learning_rate=1e-3,
 )
@@ -65,6 +66,7 @@ def make_recipe(path: Path = Path("prompts.csv"), **changes: Any) -> Recipe:
         "rewards": (xmlcount_reward, soft_format_reward),
         "settings": SETTINGS,
         "sampling": SAMPLING,
+        "scenes": (Scene(turns=("Will it rain?",)),),
         "tiny": TINY,
     }
     return Recipe(**parts | changes)
@@ -95,20 +97,26 @@ REFUSED: dict[type, dict[str, list[Any]]] = {
         "beta": SHARE,
         "per_device_train_batch_size": WHOLE,
         "gradient_accumulation_steps": WHOLE,
+        "max_seq_length": WHOLE,
         "max_prompt_length": WHOLE,
         "max_completion_length": WHOLE,
         "max_steps": WHOLE,
         "save_steps": WHOLE,
+        "seed": [-1, 1.5, *NOT_NUMBERS],
     },
     Sampling: {"temperature": POSITIVE, "top_p": SHARE, "max_tokens": WHOLE},
+    Course: {"well_formed": SHARE, "lessons": WHOLE},
     TinySettings: {
-        "well_formed": SHARE,
-        "lessons": WHOLE,
         "lesson_batch_size": WHOLE,
         "lesson_learning_rate": POSITIVE,
     },
 }
-VALID: dict[type, Any] = {Settings: SETTINGS, Sampling: SAMPLING, TinySettings: TINY}
+VALID: dict[type, Any] = {
+    Settings: SETTINGS,
+    Sampling: SAMPLING,
+    Course: COURSE,
+    TinySettings: TINY,
+}
 TABLE = [
     pytest.param(kind, name, value, id=f"{kind.__name__}.{name}={value!r}")
     for kind, names in REFUSED.items()
@@ -180,13 +188,24 @@ def test_a_batch_may_divide_into_groups_over_several_passes(
     assert settings.prompts_per_step == prompts
 
 
-def test_the_longest_sequence_is_a_prompt_and_a_completion() -> None:
-    assert SETTINGS.max_seq_length == 150
+def test_a_sequence_shorter_than_prompt_and_completion_is_refused() -> None:
+    assert replace(SETTINGS, max_seq_length=150).max_seq_length == 150
+    with pytest.raises(ValueError, match=r"max_seq_length must be at least .* = 150, got 149"):
+        replace(SETTINGS, max_seq_length=149)
+
+
+def test_the_lessons_of_all_courses_are_counted() -> None:
+    assert TINY.lessons == 11
 
 
 @pytest.mark.parametrize(
     ("made", "name"),
-    [(SETTINGS, "learning_rate"), (SAMPLING, "top_p"), (TINY, "lessons"), (make_recipe(), "name")],
+    [
+        (SETTINGS, "learning_rate"),
+        (SAMPLING, "top_p"),
+        (COURSE, "lessons"),
+        (make_recipe(), "name"),
+    ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
 )
 def test_what_was_validated_cannot_be_changed(made: Any, name: str) -> None:
@@ -242,8 +261,15 @@ def test_another_file_can_stand_in_for_the_recipes_own(
 
 def test_another_file_needs_the_same_columns(tmp_path: Path) -> None:
     other = write(tmp_path, "question\n風\n", name="other.csv")
-    with pytest.raises(DatasetError, match=r"other\.csv, row 1: column 'prompt' is missing"):
+    with pytest.raises(DatasetError, match=r"other\.csv: column 'prompt' is missing"):
         make_recipe().load_dataset(other)
+
+
+def test_answers_are_read_beside_the_prompts(tmp_path: Path) -> None:
+    path = write(tmp_path, "q,a\n1+2は?,1+2=3 #### 3\nどう思う?,人による。\n")
+    source = Source(path=path, prompt_column="q", answer_column="a")
+    dataset = make_recipe(source=source).load_dataset()
+    assert dataset["answer"][:] == ["3", None]
 
 
 def test_rows_left_out_are_counted_in_the_log(

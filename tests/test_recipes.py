@@ -1,9 +1,12 @@
 """The recipes that are shipped: each is sound, and smalltalk is the article's."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sarashina_grpo.demonstrations import read_solutions
 from sarashina_grpo.recipes import get_recipe, recipe_names
 from sarashina_grpo.tags import Parsed, TagFormat
 
@@ -11,9 +14,8 @@ EACH_RECIPE = pytest.mark.parametrize("name", recipe_names())
 FORMAT_REWARDS = ["xmlcount_reward", "soft_format_reward", "strict_format_reward"]
 
 
-def test_smalltalk_is_among_the_names_and_they_are_sorted() -> None:
-    assert "smalltalk" in recipe_names()
-    assert recipe_names() == sorted(recipe_names())
+def test_there_are_two_recipes() -> None:
+    assert recipe_names() == ["qa", "smalltalk"]
 
 
 @EACH_RECIPE
@@ -66,11 +68,17 @@ def test_the_example_earns_full_format_points(name: str) -> None:
 
 
 @EACH_RECIPE
-def test_checkpoints_are_saved_before_and_at_the_end(name: str) -> None:
+def test_the_tiny_model_is_saved_halfway_and_at_the_end(name: str) -> None:
+    settings = get_recipe(name).tiny.settings
+    assert settings.save_steps < settings.max_steps
+    assert settings.max_steps % settings.save_steps == 0
+
+
+@EACH_RECIPE
+def test_a_conversation_fits_into_the_sequence(name: str) -> None:
     recipe = get_recipe(name)
-    for settings in (recipe.settings, recipe.tiny.settings):
-        assert settings.save_steps < settings.max_steps
-        assert settings.max_steps % settings.save_steps == 0
+    room = recipe.settings.max_seq_length - recipe.settings.max_prompt_length
+    assert recipe.sampling.max_tokens <= room
 
 
 def test_smalltalk_thinks_and_responds_inline() -> None:
@@ -125,3 +133,93 @@ def test_smalltalk_trains_on_520_system_and_user_messages() -> None:
 def test_smalltalk_leaves_out_the_english_rows_alone() -> None:
     _, left_out = get_recipe("smalltalk").read_prompts()
     assert [item.reason for item in left_out] == ["lang is en"] * 29
+
+
+def test_qa_reasons_and_answers_in_blocks() -> None:
+    recipe = get_recipe("qa")
+    assert recipe.model_name == "unsloth/Phi-4"
+    assert recipe.tags == TagFormat("reasoning", "answer", layout="block")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("learning_rate", 7e-6),
+        ("adam_beta1", 0.9),
+        ("adam_beta2", 0.99),
+        ("weight_decay", 0.1),
+        ("warmup_ratio", 0.1),
+        ("lr_scheduler_type", "cosine"),
+        ("optim", "paged_adamw_8bit"),
+        ("max_grad_norm", 0.1),
+        ("lora_rank", 16),
+        ("lora_alpha", 16),
+        ("lora_targets", ("gate_proj", "up_proj", "down_proj")),
+        ("num_generations", 4),
+        ("prompts_per_step", 1),
+        ("max_seq_length", 3584),
+        ("max_prompt_length", 1536),
+        ("max_completion_length", 1200),
+        ("max_steps", 100),
+        ("save_steps", 250),
+        ("seed", 3442),
+    ],
+)
+def test_the_qa_settings_are_the_articles(setting: str, value: Any) -> None:
+    assert getattr(get_recipe("qa").settings, setting) == value
+
+
+def test_the_qa_sampling_is_the_articles() -> None:
+    sampling = get_recipe("qa").sampling
+    assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.5, 0.95, 2048)
+
+
+def test_qa_has_the_articles_five_rewards_in_its_order() -> None:
+    assert get_recipe("qa").reward_names == [*FORMAT_REWARDS, "int_reward", "correctness_reward"]
+
+
+def test_qa_asks_the_articles_four_questions_without_a_role() -> None:
+    scenes = get_recipe("qa").scenes
+    assert [(len(scene.turns), scene.role) for scene in scenes] == [(1, "")] * 4
+    words = ["9.11", "香港", "冷蔵庫", "リンゴ"]
+    assert all(word in scene.turns[0] for word, scene in zip(words, scenes, strict=True))
+
+
+def test_qa_trains_on_406_questions_with_an_answer_and_49_without() -> None:
+    dataset = get_recipe("qa").load_dataset()
+    assert dataset.column_names == ["prompt", "answer"]
+    assert sum(answer is None for answer in dataset["answer"]) == 49
+    assert len(dataset) == 406 + 49
+    assert not [answer for answer in dataset["answer"] if answer and "#" in answer]
+
+
+def test_the_right_answer_earns_all_points_of_qa_and_a_wrong_one_two_less() -> None:
+    recipe = get_recipe("qa")
+    batch = [recipe.tags.render("3個に4個を足す。", answer) for answer in ("7個", "8個", "東京")]
+    scores = [reward(completions=batch, answer=["7"] * 3) for reward in recipe.reward_funcs]
+    assert [sum(row) for row in zip(*scores, strict=True)] == [4.0, 2.0, 1.5]
+
+
+def test_an_open_question_is_left_to_the_format_rewards() -> None:
+    recipe = get_recipe("qa")
+    text = recipe.tags.render("人による。", "私は好きです。")
+    scores = [reward(completions=[text], answer=[None]) for reward in recipe.reward_funcs]
+    assert scores == [[0.5], [0.5], [0.5], [None], [None]]
+
+
+def test_the_tiny_questions_have_the_answers_that_their_solutions_compute() -> None:
+    source = get_recipe("qa").tiny.source
+    assert source is not None
+    solutions = read_solutions(Path(str(source.path)))
+    assert len(solutions) >= 500
+    numbers = set()
+    for question, (solution, value) in solutions.items():
+        steps = re.fullmatch(r"(\d)([+-])(\d)=(\d)、(\d)([+-])(\d)=(\d)", solution)
+        assert steps, solution
+        a, first, b, middle, again, second, c, end = steps.groups()
+        assert re.findall(r"\d", question) == [a, b, c]
+        assert (middle, end) == (again, value)
+        assert int(a) + int(first + b) == int(middle)
+        assert int(middle) + int(second + c) == int(end)
+        numbers.add((a, first, b, second, c))
+    assert len(numbers) == len(solutions)

@@ -12,10 +12,19 @@ import pytest
 from sarashina_grpo import tiny
 from sarashina_grpo.backend import transformers
 from sarashina_grpo.data import split_dataset
+from sarashina_grpo.demonstrations import read_solutions
 from sarashina_grpo.hardware import Plan
 from sarashina_grpo.recipe import Recipe
+from sarashina_grpo.recipes import get_recipe
+from sarashina_grpo.rewards.answer import is_correct, reply_of
 
 WEIGHTS = "model.safetensors"
+
+
+def with_lessons(recipe: Recipe, lessons: int) -> Recipe:
+    (course,) = recipe.tiny.courses
+    courses = (replace(course, lessons=lessons),)
+    return replace(recipe, tiny=replace(recipe.tiny, courses=courses))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +35,7 @@ def lessons(recipe: Recipe) -> list[tiny.Lesson]:
 @pytest.fixture(scope="module")
 def short(recipe: Recipe, plan: Plan) -> Recipe:
     """A recipe whose tiny model is built in a second, and learns nothing."""
-    return replace(recipe, tiny=replace(recipe.tiny, lessons=4))
+    return with_lessons(recipe, 4)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +77,33 @@ def test_about_as_many_lessons_are_well_formed_as_the_recipe_says(
     recipe: Recipe, lessons: list[tiny.Lesson]
 ) -> None:
     good = sum(recipe.tags.parse(lesson.completion) is not None for lesson in lessons)
-    assert good / len(lessons) == pytest.approx(recipe.tiny.well_formed, abs=0.03)
+    (course,) = recipe.tiny.courses
+    assert good / len(lessons) == pytest.approx(course.well_formed, abs=0.03)
+
+
+def test_qa_makes_no_mistake_in_its_first_course_and_many_in_the_second() -> None:
+    qa = get_recipe("qa")
+    assert qa.tiny.source is not None
+    solutions = read_solutions(Path(str(qa.tiny.source.path)))
+    lessons = tiny.make_lessons(qa, 0)
+    right = [
+        is_correct(
+            reply_of(lesson.completion, qa.tags), solutions[lesson.messages[-1]["content"]][1]
+        )
+        for lesson in lessons
+    ]
+    first = qa.tiny.courses[0].lessons * qa.tiny.lesson_batch_size
+    assert all(right[:first])
+    assert 0.2 < sum(right[first:]) / len(right[first:]) < 0.5
+
+
+def test_qa_is_taught_with_no_held_out_question() -> None:
+    qa = get_recipe("qa")
+    assert qa.tiny.source is not None
+    held_out = split_dataset(qa.load_dataset(qa.tiny.source.path), 0)["held_out"]["prompt"]
+    said = "\n".join(lesson.prompt for lesson in tiny.make_lessons(qa, 0))
+    assert len(held_out) > 100
+    assert not [prompt for prompt in held_out if prompt[-1]["content"] in said]
 
 
 def test_every_eighth_batch_has_a_role_and_an_earlier_turn(
@@ -125,8 +160,7 @@ def test_other_lessons_or_another_seed_get_a_folder_of_their_own(
         (folder / "marked").touch()
 
     monkeypatch.setattr(tiny, "_teach", mark)
-    other = replace(short, tiny=replace(short.tiny, lessons=lessons))
-    assert tiny.build(other, seed, tmp_path).name != built.name
+    assert tiny.build(with_lessons(short, lessons), seed, tmp_path).name != built.name
 
 
 def test_a_second_build_reuses_the_folder(short: Recipe, copied: Path, tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ def test_the_checkpoints_and_the_run_file_are_saved(trained: Trained) -> None:
     assert steps == [STEPS, SAVE_STEPS]
     made = training.read_run_file(trained.run.folder)
     assert made == trained.run.identity
-    assert (made["recipe"], made["model_name"], made["seed"]) == ("smalltalk", "tiny", 0)
+    assert (made["recipe"], made["model_name"], made["dataset"]) == ("smalltalk", "tiny", None)
+    assert made["settings"]["seed"] == 0
 
 
 @pytest.mark.parametrize("tag", LOGGED)
@@ -182,8 +183,12 @@ def test_a_run_may_be_resumed_for_more_steps(short: Recipe, plan: Plan, killed: 
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"seed": 1}, "seed=0"), ({"model_name": "somebody/else"}, "model_name='tiny'")],
-    ids=["seed", "model"],
+    [
+        ({"seed": 1}, "seed=0"),
+        ({"model_name": "somebody/else"}, "model_name='tiny'"),
+        ({"dataset": "other.csv"}, "dataset=None"),
+    ],
+    ids=["seed", "model", "dataset"],
 )
 def test_a_run_is_not_resumed_as_another(
     short: Recipe, plan: Plan, killed: Path, changed: dict[str, Any], named: str

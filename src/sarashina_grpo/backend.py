@@ -6,6 +6,7 @@ and `peft` from here.
 
 import logging
 import os
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -160,6 +161,8 @@ def generate(
 
 def stream(policy: Policy, messages: Messages, sampling: Sampling, seed: int) -> str:
     """Draw one completion and print it as it comes; returns it without special tokens."""
+    if policy.plan.use_vllm:
+        return _stream_with_vllm(policy, policy.render(messages), sampling, seed)
     transformers.set_seed(seed)
     streamer = transformers.TextStreamer(
         policy.tokenizer, skip_prompt=True, skip_special_tokens=True
@@ -246,24 +249,54 @@ def _draw(policy: Policy, texts: Sequence[str], sampling: Sampling, **options: A
 def _generate_with_vllm(
     policy: Policy, texts: Sequence[str], sampling: Sampling, seed: int
 ) -> list[str]:
-    import vllm
-
-    adapter = policy.model.load_lora("adapter", load_tensors=True) if policy.use_adapter else None
     outputs = policy.model.fast_generate(
-        list(texts),
-        sampling_params=[
-            vllm.SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_tokens,
-                seed=seed + position,
-            )
-            for position in range(len(texts))
-        ],
-        lora_request=adapter,
+        [_vllm_prompt(policy, text) for text in texts],
+        # With one seed for all of them, replies to similar prompts are alike.
+        sampling_params=[_vllm_sampling(sampling, seed + n) for n in range(len(texts))],
+        lora_request=_vllm_adapter(policy),
         use_tqdm=False,
     )
     return [output.outputs[0].text for output in outputs]
+
+
+def _stream_with_vllm(policy: Policy, text: str, sampling: Sampling, seed: int) -> str:
+    engine = policy.model.vllm_engine.llm_engine
+    prompt = _vllm_prompt(policy, text)
+    request = str(uuid.uuid4())
+    adapter = _vllm_adapter(policy)
+    engine.add_request(request, prompt, _vllm_sampling(sampling, seed), lora_request=adapter)
+    completion = ""
+    try:
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                longer = output.outputs[0].text
+                print(longer[len(completion) :], end="", flush=True)
+                completion = longer
+    except KeyboardInterrupt:
+        engine.abort_request([request])
+        raise
+    print()
+    return completion
+
+
+def _vllm_prompt(policy: Policy, text: str) -> dict[str, list[int]]:
+    # As ids, because vLLM would put a second beginning-of-sequence token before a text.
+    return {"prompt_token_ids": policy.tokenizer(text, add_special_tokens=False)["input_ids"]}
+
+
+def _vllm_sampling(sampling: Sampling, seed: int) -> Any:
+    import vllm
+
+    return vllm.SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=seed,
+    )
+
+
+def _vllm_adapter(policy: Policy) -> Any:
+    return policy.model.load_lora("adapter", load_tensors=True) if policy.use_adapter else None
 
 
 def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int) -> dict[str, Any]:

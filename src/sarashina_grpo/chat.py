@@ -49,3 +49,16 @@ class Conversation:
         answer = stream(self.policy, messages, self.sampling, self.seed + len(messages))
         self.messages = [*messages, {"role": "assistant", "content": answer}]
         return Turn(answer, self.recipe.tags.parse(answer))
+
+
+def play(policy: Policy, recipe: Recipe, sampling: Sampling, seed: int) -> list[Conversation]:
+    """Play the recipe's scenes, printing both sides; returns the conversations."""
+    conversations = []
+    for scene in recipe.scenes:
+        talk = Conversation(policy, recipe, scene.role, sampling, seed)
+        for line in scene.turns:
+            print(f"USER: {line}\n")
+            talk.say(line)
+            print()
+        conversations.append(talk)
+    return conversations

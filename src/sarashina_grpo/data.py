@@ -1,38 +1,30 @@
-"""CSV -> validated prompts, a seeded split, and a report of every row left out and why.
+"""A table of prompts -> validated prompts, a seeded split, and every row left out with why."""
 
-Rows are counted as a spreadsheet counts them: the header is row 1, the first prompt row 2.
-"""
-
-import csv
-import io
-import re
 import unicodedata
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from sarashina_grpo.tables import (
+    DatasetError,
+    check_texts,
+    describe,
+    is_missing,
+    one_line,
+    read_table,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-FIRST_ROW = 2
+__all__ = ["DatasetError", "LeftOut", "Source", "load_dataset"]
+
 LANGUAGES = ("ja", "en")
-VALUE_LENGTH_SHOWN = 60
-
-
-class DatasetError(ValueError):
-    """Bad data. Names the file, the row and column where there is one, and the value seen."""
-
-    def __init__(
-        self, problem: str, file: Path | str, row: int | None = None, column: str | None = None
-    ):
-        place = [str(file)]
-        place += [f"row {row}"] if row is not None else []
-        place += [f"column {column!r}"] if column is not None else []
-        super().__init__(f"{', '.join(place)}: {problem}")
+ANSWER_MARK = "####"
 
 
 @dataclass(frozen=True)
@@ -48,46 +40,48 @@ class LeftOut:
 class Source:
     """Where a recipe's prompts are and which columns hold what.
 
-    `path` is a CSV file, or a dataset that was loaded already. `lang_column` is None for data
-    in one language; otherwise rows whose language is not `language` are left out.
+    `path` is what `tables.read_table` reads. `answer_column` holds worked solutions that end
+    in "#### <value>", as GSM8K's do; those without the mark are open questions.
+    `lang_column` is None for data in one language; otherwise rows whose language is not
+    `language` are left out.
     """
 
-    path: "Path | Dataset"
+    path: "Path | str | Dataset"
     prompt_column: str = "prompt"
+    answer_column: str | None = None
     lang_column: str | None = None
     language: str = "ja"
 
     @property
     def name(self) -> str:
         """What errors call the source."""
-        return str(self.path) if isinstance(self.path, Path) else "the dataset"
+        return describe(self.path)
 
     @property
     def columns(self) -> list[str]:
-        """The columns the file must have."""
-        return [column for column in (self.prompt_column, self.lang_column) if column]
+        """The columns that are read."""
+        return list(filter(None, [self.prompt_column, self.answer_column, self.lang_column]))
 
 
 def load_dataset(source: Source, system_prompt: str) -> tuple["Dataset", list[LeftOut]]:
     """Read prompts and put each behind the system prompt.
 
     Returns:
-        A dataset whose "prompt" is a list of two messages, system and user; and the rows
+        A dataset whose "prompt" is a list of two messages, system and user, and whose
+        "answer", where the source has answers, is the value to find or None; and the rows
         that were left out, in file order, for another language or for being duplicates.
 
     Raises:
-        DatasetError: the file is missing, not UTF-8, not a CSV, lacks a column, holds an
-            empty prompt or an unknown language, or leaves nothing to train on.
+        DatasetError: the source cannot be read or lacks a column, holds an empty prompt, an
+            answer without a value or an unknown language, or leaves nothing to train on.
     """
     from datasets import Dataset
 
-    if isinstance(source.path, Path):
-        table = read_table(source.path, source.columns)
-    else:
-        table = _with_columns(source.path.to_pandas(), source.columns, source.name)
-    _check_values(table, source)
+    table = read_table(source.path, source.columns)
+    check_texts(table, [source.prompt_column], source.name)
+    _check_languages(table, source)
     reasons = _reasons_to_leave_out(table, source)
-    kept = table.loc[reasons == "", source.prompt_column]
+    kept = table[reasons == ""]
     if kept.empty:
         raise DatasetError("no prompt is left to train on", source.name)
     left_out = [
@@ -95,83 +89,28 @@ def load_dataset(source: Source, system_prompt: str) -> tuple["Dataset", list[Le
         for row, text, reason in zip(table.index, table[source.prompt_column], reasons, strict=True)
         if reason
     ]
-    prompts = [
-        [
-            {"role": "system", "content": system_prompt},
-            {"role": "user", "content": text},
+    columns: dict[str, list[Any]] = {
+        "prompt": [
+            [
+                {"role": "system", "content": system_prompt},
+                {"role": "user", "content": text},
+            ]
+            for text in kept[source.prompt_column]
         ]
-        for text in kept
-    ]
-    return Dataset.from_dict({"prompt": prompts}), left_out
+    }
+    if source.answer_column is not None:
+        columns["answer"] = _answers(kept[source.answer_column], source)
+    return Dataset.from_dict(columns), left_out
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a UTF-8 CSV file as text, indexed by spreadsheet row, with nothing guessed.
+def extract_answer(solution: str) -> str | None:
+    """The value behind the last "####" of a worked solution, None for an open question.
 
-    A byte order mark is accepted. Lines without any content are passed over.
-
-    Raises:
-        DatasetError: the file is missing, not UTF-8, not a CSV, or lacks one of `columns`.
+    >>> extract_answer("3+4=7 #### 7"), extract_answer("It depends.")
+    ('7', None)
     """
-    text = _read_text(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        try:
-            table = pd.read_csv(
-                io.StringIO(text),
-                dtype=str,
-                keep_default_na=False,
-                index_col=False,
-                skip_blank_lines=False,
-            )
-        except pd.errors.EmptyDataError as error:
-            raise DatasetError("the file is empty", path) from error
-        except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-            raise _csv_error(text, path, str(error)) from error
-    return _with_columns(table, columns, path)
-
-
-def check_texts(table: pd.DataFrame, columns: Sequence[str], file: Path | str) -> None:
-    """Make sure that each of these columns holds a text in every row.
-
-    Raises:
-        DatasetError: a value is missing or blank.
-    """
-    for column in columns:
-        for row, value in zip(table.index, table[column], strict=True):
-            if not isinstance(value, str) or not value.strip():
-                seen = repr(value) if isinstance(value, str) else "nothing"
-                raise DatasetError(f"a text is needed, got {seen}", file, row, column)
-
-
-def _with_columns(table: pd.DataFrame, columns: Sequence[str], file: Path | str) -> pd.DataFrame:
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise DatasetError(
-            f"column {missing[0]!r} is missing, got the columns {list(table.columns)}", file, row=1
-        )
-    table.index += FIRST_ROW
-    return table[(table.fillna("") != "").any(axis=1)]
-
-
-def _csv_error(text: str, path: Path, message: str) -> DatasetError:
-    """Say where a CSV breaks: pandas counts rows from 0, or does not say."""
-    opened = re.search(r"EOF inside string starting at row (\d+)", message)
-    if opened:
-        return DatasetError("a quotation mark is left open", path, int(opened[1]) + 1)
-    try:
-        rows = csv.reader(io.StringIO(text))
-        width = len(next(rows))
-        for row, fields in enumerate(rows, FIRST_ROW):
-            if len(fields) > width:
-                problem = (
-                    f"{width} columns are expected, got {len(fields)}: "
-                    f"{_shorten(str(fields))}; a text with a comma needs quotation marks"
-                )
-                return DatasetError(problem, path, row)
-    except csv.Error:
-        pass
-    return DatasetError(f"not a CSV that can be read ({_one_line(message)})", path)
+    _, mark, value = solution.rpartition(ANSWER_MARK)
+    return value.strip() if mark else None
 
 
 def split_dataset(dataset: "Dataset", seed: int, held_out: float = 0.2) -> "DatasetDict":
@@ -209,28 +148,32 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> dict[str, int]:
     return counts
 
 
-def _read_text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DatasetError(f"cannot be read ({reason}); a CSV file is needed", path) from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = raw.count(b"\n", 0, error.start) + 1
-        seen = raw[error.start : error.start + 8]
-        raise DatasetError(f"not UTF-8 (got {seen!r}); save it as UTF-8", path, row) from error
-
-
-def _check_values(table: pd.DataFrame, source: Source) -> None:
-    check_texts(table, source.columns, source.name)
+def _check_languages(table: pd.DataFrame, source: Source) -> None:
     if source.lang_column is None:
         return
+    check_texts(table, [source.lang_column], source.name)
     for row, value in zip(table.index, table[source.lang_column], strict=True):
         if value not in LANGUAGES:
-            problem = f"language must be one of {LANGUAGES}, got {_shorten(value)!r}"
+            problem = f"language must be one of {LANGUAGES}, got {shorten(value)!r}"
             raise DatasetError(problem, source.name, row, source.lang_column)
+
+
+def _answers(solutions: "pd.Series[Any]", source: Source) -> list[str | None]:
+    answers: list[str | None] = []
+    for row, solution in zip(solutions.index, solutions, strict=True):
+        if is_missing(solution):
+            answers.append(None)
+            continue
+        if not isinstance(solution, str):
+            problem = f"a worked solution ending in '{ANSWER_MARK} <value>' is needed"
+            problem += f", got {shorten(repr(solution))}"
+            raise DatasetError(problem, source.name, row, source.answer_column)
+        answer = extract_answer(solution)
+        if answer == "":
+            problem = f"a value is needed after {ANSWER_MARK!r}, got {shorten(solution)!r}"
+            raise DatasetError(problem, source.name, row, source.answer_column)
+        answers.append(answer)
+    return answers
 
 
 def _reasons_to_leave_out(table: pd.DataFrame, source: Source) -> "pd.Series[str]":
@@ -248,12 +191,4 @@ def _reasons_to_leave_out(table: pd.DataFrame, source: Source) -> "pd.Series[str
 
 
 def _normalise(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def _shorten(value: str) -> str:
-    return value if len(value) <= VALUE_LENGTH_SHOWN else value[:VALUE_LENGTH_SHOWN] + "…"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return one_line(unicodedata.normalize("NFKC", text).casefold())

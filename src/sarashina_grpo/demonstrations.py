@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from sarashina_grpo.data import DatasetError, check_texts, read_table
+from sarashina_grpo.data import ANSWER_MARK
+from sarashina_grpo.tables import DatasetError, check_texts, read_table
 
 Demonstrate = Callable[[str, Random], tuple[str, str]]
 """From a user's prompt to a thought and a reply that suit it."""
@@ -28,6 +29,45 @@ def from_phrases(path: Path) -> Demonstrate:
         return thought, opening + closing
 
     return demonstrate
+
+
+def from_solutions(path: Path, mistaken: float = 0.0) -> Demonstrate:
+    """Demonstrate with the worked solutions of a CSV file with `question,answer`.
+
+    The thought is the solution up to its "####", the reply the whole number behind it. A share
+    `mistaken` of them, 0 to 1, ends in the value of another question instead.
+    """
+
+    def demonstrate(prompt: str, random: Random) -> tuple[str, str]:
+        solutions = read_solutions(path)
+        solution, value = solutions[prompt]
+        if random.random() >= mistaken:
+            return solution, value
+        wrong = random.choice(sorted({other for _, other in solutions.values()} - {value}))
+        before, _, after = solution.rpartition(value)
+        return f"{before}{wrong}{after}", wrong
+
+    return demonstrate
+
+
+@cache
+def read_solutions(path: Path) -> dict[str, tuple[str, str]]:
+    """The solution and the value to each question.
+
+    Raises:
+        DatasetError: a question or an answer is blank, or an answer is no solution that ends
+            in the whole number behind its "####".
+    """
+    table = read_table(path, ["question", "answer"])
+    check_texts(table, ["question", "answer"], path)
+    solutions = {}
+    for row, question, answer in table.itertuples():
+        solution, _, value = (part.strip() for part in answer.rpartition(ANSWER_MARK))
+        if not value.isdecimal() or value not in solution:
+            problem = f"a solution ending in '<value> {ANSWER_MARK} <value>' is needed"
+            raise DatasetError(f"{problem}, got {answer!r}", path, row, "answer")
+        solutions[question] = (solution, value)
+    return solutions
 
 
 @cache

@@ -1,23 +1,32 @@
 """Held-out prompts -> pass rates with confidence intervals, before against after."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from scipy.stats import binomtest
 
-from sarashina_grpo.backend import Messages, Policy, generate
+from sarashina_grpo.backend import Policy, generate
 from sarashina_grpo.recipe import Sampling
+from sarashina_grpo.rewards.answer import is_correct, reply_of
 from sarashina_grpo.tags import Parsed, TagFormat
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One completion for each held-out prompt, as drawn and as parsed (None: it does not)."""
+    """One completion for each held-out prompt, as drawn, as parsed and as marked.
+
+    `parsed` has None for a completion that does not keep to the format, `correct` None for a
+    prompt without an answer to compare with.
+    """
 
     prompts: list[str]
     completions: list[str]
     parsed: list[Parsed | None]
+    correct: list[bool | None]
 
     @property
     def well_formed(self) -> int:
@@ -30,20 +39,48 @@ class Evaluation:
         return self.well_formed / len(self.completions)
 
     @property
+    def marked(self) -> list[bool]:
+        """Right or wrong, for the prompts that have an answer."""
+        return [correct for correct in self.correct if correct is not None]
+
+    @property
     def distinct_replies(self) -> int:
         """How many different replies the well-formed completions give."""
         return len({parsed.reply for parsed in self.parsed if parsed is not None})
 
+    @property
+    def rates(self) -> dict[str, tuple[int, int]]:
+        """What is counted: successes and trials by name. Answers only where there are any."""
+        rates = {"keeps the format": (self.well_formed, len(self.completions))}
+        if self.marked:
+            rates["right answers"] = (sum(self.marked), len(self.marked))
+        return rates
+
+    def __str__(self) -> str:
+        """The rates in one line."""
+        return ", ".join(
+            f"{name}: {successes / total:.1%} of {total}"
+            for name, (successes, total) in self.rates.items()
+        )
+
 
 def evaluate(
-    policy: Policy, prompts: Sequence[Messages], tags: TagFormat, sampling: Sampling, seed: int
+    policy: Policy, dataset: "Dataset", tags: TagFormat, sampling: Sampling, seed: int
 ) -> Evaluation:
-    """Answer each prompt once, drawn as in a conversation; the same for the same seed."""
-    completions = generate(policy, prompts, sampling, seed)
+    """Answer each prompt once, drawn as in a conversation; the same for the same seed.
+
+    A right answer is one that `rewards.answer.is_correct` finds inside the reply tags.
+    """
+    completions = generate(policy, dataset["prompt"], sampling, seed)
+    answers = dataset["answer"] if "answer" in dataset.column_names else [None] * len(dataset)
     return Evaluation(
-        prompts=[prompt[-1]["content"] for prompt in prompts],
+        prompts=[prompt[-1]["content"] for prompt in dataset["prompt"]],
         completions=completions,
         parsed=[tags.parse(completion) for completion in completions],
+        correct=[
+            None if answer is None else is_correct(reply_of(completion, tags), answer)
+            for completion, answer in zip(completions, answers, strict=True)
+        ],
     )
 
 
@@ -71,13 +108,11 @@ def side_by_side(before: Evaluation, after: Evaluation, count: int = 5) -> pd.Da
 
 
 def _measures(evaluation: Evaluation) -> dict[str, str]:
-    total = len(evaluation.completions)
-    low, high = wilson_interval(evaluation.well_formed, total)
-    lengths = pd.Series(evaluation.completions).str.len()
-    return {
-        "keeps the format": f"{evaluation.format_rate:.1%}",
-        "95% interval": f"{low:.1%} to {high:.1%}",
-        "well-formed": f"{evaluation.well_formed} of {total}",
-        "different replies": str(evaluation.distinct_replies),
-        "characters, median": f"{lengths.median():.0f}",
-    }
+    measures = {}
+    for name, (successes, total) in evaluation.rates.items():
+        low, high = wilson_interval(successes, total)
+        measures[name] = f"{successes / total:.1%} ({successes} of {total})"
+        measures[f"{name}, 95% interval"] = f"{low:.1%} to {high:.1%}"
+    measures["different replies"] = str(evaluation.distinct_replies)
+    median = pd.Series(evaluation.completions).str.len().median()
+    return {**measures, "characters, median": f"{median:.0f}"}

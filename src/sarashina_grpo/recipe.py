@@ -83,11 +83,14 @@ class Settings:
     # Batch: completions trained on at once, and how often before the weights change
     per_device_train_batch_size: int = positive()
     gradient_accumulation_steps: int = positive()
-    # Lengths
+    # Lengths; the sequence may be longer than both, for longer replies in a conversation
+    max_seq_length: int = positive()
     max_prompt_length: int = positive()
     max_completion_length: int = positive()
     max_steps: int = positive()
     save_steps: int = positive()
+    # Of the split, the adapter, the sampling and the tiny model
+    seed: int = setting("from 0", lambda value: value >= 0)
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -103,6 +106,12 @@ class Settings:
                 f"{self.generation_batch_size} completions a step do not divide into groups of "
                 f"num_generations={self.num_generations}; make it a multiple of that"
             )
+        needed = self.max_prompt_length + self.max_completion_length
+        if self.max_seq_length < needed:
+            raise ValueError(
+                f"max_seq_length must be at least max_prompt_length + max_completion_length = "
+                f"{needed}, got {self.max_seq_length}"
+            )
 
     @property
     def generation_batch_size(self) -> int:
@@ -114,35 +123,57 @@ class Settings:
         """Prompts whose groups of completions make one step."""
         return self.generation_batch_size // self.num_generations
 
-    @property
-    def max_seq_length(self) -> int:
-        """Tokens of the longest prompt and completion together."""
-        return self.max_prompt_length + self.max_completion_length
-
 
 @dataclass(frozen=True, kw_only=True)
-class TinySettings:
-    """How the embedded tiny model is taught for a recipe, and trained afterwards.
+class Course:
+    """A number of lessons for the tiny model. `well_formed` is the share that keeps the format."""
 
-    `well_formed` is the share of its lessons that keep to the format; `source` holds prompts
-    in place of the recipe's own, where those are beyond a model of a million parameters.
-    """
-
-    settings: Settings
     demonstrate: Demonstrate
-    source: Source | None = None
-    well_formed: float = share()
     lessons: int = positive()
-    lesson_batch_size: int = positive()
-    lesson_learning_rate: float = positive()
+    well_formed: float = share()
 
     def __post_init__(self) -> None:
         _validate(self)
 
 
 @dataclass(frozen=True, kw_only=True)
+class TinySettings:
+    """How the embedded tiny model is taught for a recipe, and trained afterwards.
+
+    It takes the courses in their order. `source` and `sampling` stand in place of the recipe's
+    own, where those are not for a model of a million parameters.
+    """
+
+    settings: Settings
+    courses: tuple[Course, ...]
+    source: Source | None = None
+    sampling: Sampling | None = None
+    lesson_batch_size: int = positive()
+    lesson_learning_rate: float = positive()
+
+    @property
+    def lessons(self) -> int:
+        """The lessons of all courses."""
+        return sum(course.lessons for course in self.courses)
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What is said to the model, turn after turn; a role is added to the instructions."""
+
+    turns: tuple[str, ...]
+    role: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that one kind of fine-tuning needs. Copy a file of `recipes` to make one."""
+    """Everything that one kind of fine-tuning needs. Copy a file of `recipes` to make one.
+
+    `scenes` are the conversations that show in `inference.ipynb` what the model has learned.
+    """
 
     name: str
     model_name: str
@@ -153,6 +184,7 @@ class Recipe:
     rewards: tuple[Reward, ...]
     settings: Settings
     sampling: Sampling
+    scenes: tuple[Scene, ...]
     tiny: TinySettings
 
     def __post_init__(self) -> None:
@@ -177,18 +209,16 @@ class Recipe:
     def read_prompts(
         self, source: "str | Path | Dataset | None" = None
     ) -> tuple["Dataset", list[LeftOut]]:
-        """The recipe's prompts, or those of another CSV file or dataset with the same columns.
+        """The recipe's prompts, or those of another file, folder or dataset with its columns.
 
         Returns:
-            A dataset with "prompt" (system and user message), and the rows left out.
+            A dataset with "prompt" (system and user message) and, for recipes that compare
+            answers, "answer"; and the rows left out.
 
         Raises:
             DatasetError: see `data.load_dataset`.
         """
-        chosen = self.source
-        if source is not None:
-            path = Path(source) if isinstance(source, str) else source
-            chosen = replace(self.source, path=path)
+        chosen = self.source if source is None else replace(self.source, path=source)
         return load_dataset(chosen, self.system_prompt)
 
     def load_dataset(self, source: "str | Path | Dataset | None" = None) -> "Dataset":

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from sarashina_grpo import ARTIFACT
 from sarashina_grpo.backend import ENGINE, Messages, torch, transformers
 from sarashina_grpo.data import load_dataset, split_dataset
-from sarashina_grpo.recipe import Recipe
+from sarashina_grpo.recipe import Course, Recipe
 from sarashina_grpo.recipes import get_recipe
 from sarashina_grpo.tags import TagFormat
 
@@ -125,26 +125,31 @@ def make_lessons(recipe: Recipe, seed: int) -> list[Lesson]:
     prompts = list(split_dataset(dataset, seed)["train"]["prompt"])
     random = Random(seed)
     lessons = []
-    for batch in range(tiny.lessons):
+    courses = [course for course in tiny.courses for _ in range(course.lessons)]
+    for batch, course in enumerate(courses):
         for _ in range(tiny.lesson_batch_size):
             messages = random.choice(prompts)
             if batch % 8 == 7:
-                messages = _lengthen(messages, recipe, prompts, random)
-            thought, reply = tiny.demonstrate(messages[-1]["content"], random)
+                messages = _lengthen(messages, recipe.tags, course, prompts, random)
+            thought, reply = course.demonstrate(messages[-1]["content"], random)
             spoil = random.choice(MISTAKES)
-            if random.random() < tiny.well_formed:
+            if random.random() < course.well_formed:
                 spoil = TagFormat.render
             lessons.append(Lesson(messages, spoil(recipe.tags, thought, reply)))
     return lessons
 
 
 def _lengthen(
-    messages: Messages, recipe: Recipe, prompts: Sequence[Messages], random: Random
+    messages: Messages,
+    tags: TagFormat,
+    course: Course,
+    prompts: Sequence[Messages],
+    random: Random,
 ) -> Messages:
     system, user = messages
     role = "".join(prompt[-1]["content"] for prompt in random.choices(prompts, k=4))
     earlier = random.choice(prompts)[-1]
-    answer = recipe.tags.render(*recipe.tiny.demonstrate(earlier["content"], random))
+    answer = tags.render(*course.demonstrate(earlier["content"], random))
     return [
         {"role": "system", "content": f"{system['content']}\n{role}"},
         earlier,
@@ -203,10 +208,11 @@ def _teach(lessons: Sequence[Lesson], recipe: Recipe, seed: int, folder: Path) -
 
 def _make_tokenizer(lessons: Sequence[Lesson]) -> Any:
     bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    # Sentences stay whole, so that the system prompt, the same everywhere, takes a few tokens.
+    # Sentences stay whole, so that the system prompt, the same everywhere, takes a few tokens;
+    # digits stand alone, for arithmetic.
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"</?[|\w]+>|\n"), "isolated"),
+            pre_tokenizers.Split(Regex(r"</?[|\w]+>|\n|\d"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -13,12 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sarashina_grpo import ARTIFACT, monitor, tiny
 from sarashina_grpo.backend import Policy, load_adapter, load_base, make_trainer
+from sarashina_grpo.data import LeftOut
 from sarashina_grpo.hardware import Plan
 from sarashina_grpo.recipe import Recipe, Sampling, Settings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 RUN_FILE = "run.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
@@ -38,7 +42,7 @@ class Run:
     recipe: Recipe
     settings: Settings
     model_name: str
-    seed: int
+    dataset: str | None
     artifact: Path
     name: str
     checkpoint: Path | None = None
@@ -54,15 +58,27 @@ class Run:
         return self.artifact / "logs" / self.recipe.name / self.name
 
     @property
+    def is_tiny(self) -> bool:
+        """Whether the model is the embedded tiny one."""
+        return self.model_name == tiny.MODEL_NAME
+
+    @property
+    def seed(self) -> int:
+        """The seed of the split, the adapter, the sampling and the tiny model."""
+        return self.settings.seed
+
+    @property
     def first_step(self) -> int:
         """The number of steps that are already done."""
         return step_of(self.checkpoint) if self.checkpoint else 0
 
     @property
     def sampling(self) -> Sampling:
-        """The recipe's sampling, with completions no longer than those trained on."""
-        longest = min(self.recipe.sampling.max_tokens, self.settings.max_completion_length)
-        return replace(self.recipe.sampling, max_tokens=longest)
+        """The recipe's sampling, with completions no longer than the sequence leaves room for."""
+        own = self.recipe.tiny.sampling if self.is_tiny else None
+        sampling = own or self.recipe.sampling
+        room = self.settings.max_seq_length - self.settings.max_prompt_length
+        return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -70,9 +86,15 @@ class Run:
         return {
             "recipe": self.recipe.name,
             "model_name": self.model_name,
-            "seed": self.seed,
+            "dataset": self.dataset,
             "settings": json.loads(json.dumps(asdict(self.settings))),
         }
+
+    def read_prompts(self) -> tuple["Dataset", list[LeftOut]]:
+        """The prompts that the run is about, and the rows left out, see `Recipe.read_prompts`."""
+        own = self.recipe.tiny.source if self.is_tiny else None
+        recipe = replace(self.recipe, source=own or self.recipe.source)
+        return recipe.read_prompts(self.dataset)
 
 
 def open_run(
@@ -80,24 +102,24 @@ def open_run(
     plan: Plan,
     *,
     model_name: str | None = None,
-    seed: int = 0,
+    dataset: str | None = None,
+    seed: int | None = None,
     max_steps: int | None = None,
     resume: bool = False,
     artifact: Path = ARTIFACT,
 ) -> Run:
     """Start a run in a folder of its own, or open the recipe's last one to go on with it.
 
-    The model is the recipe's on CUDA and the tiny one elsewhere, unless one is named.
+    The model is the recipe's on CUDA and the tiny one elsewhere, unless one is named; `dataset`,
+    `seed` and `max_steps` are the recipe's too.
 
     Raises:
-        RunError: there is nothing to resume, or it was another model, seed or setting.
-        ValueError: `max_steps` is out of range.
+        RunError: there is nothing to resume, or it was another model, dataset or setting.
+        ValueError: `seed` or `max_steps` is out of range.
     """
     name = _model_name(recipe, plan, model_name)
-    settings = _settings(recipe, name)
-    if max_steps is not None:
-        settings = replace(settings, max_steps=max_steps)
-    run = Run(recipe, settings, name, seed, artifact, name="")
+    settings = _settings(recipe, name, seed=seed, max_steps=max_steps)
+    run = Run(recipe, settings, name, dataset, artifact, name="")
     return _reopen(run) if resume else _create(run)
 
 
@@ -113,7 +135,7 @@ def open_model(
     *,
     checkpoint: str | None = "latest",
     model_name: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     artifact: Path = ARTIFACT,
 ) -> Run:
     """What to talk to: a checkpoint with the run it comes from, or None for the base model.
@@ -123,14 +145,14 @@ def open_model(
     """
     if checkpoint is None:
         name = _model_name(recipe, plan, model_name)
-        return Run(recipe, _settings(recipe, name), name, seed, artifact, name="base")
+        return Run(recipe, _settings(recipe, name, seed=seed), name, None, artifact, name="base")
     path = find_checkpoint(recipe, checkpoint, artifact)
     made = read_run_file(path.parent)
     if made["recipe"] != recipe.name:
         raise RunError(f"{path} was trained with RECIPE = {made['recipe']!r}, not {recipe.name!r}")
     settings = Settings(**made["settings"])
-    name = path.parent.name
-    return Run(recipe, settings, made["model_name"], made["seed"], artifact, name, path)
+    name, dataset = path.parent.name, made["dataset"]
+    return Run(recipe, settings, made["model_name"], dataset, artifact, name, path)
 
 
 def load_trained(run: Run, plan: Plan) -> Policy:
@@ -256,8 +278,10 @@ def _model_name(recipe: Recipe, plan: Plan, chosen: str | None) -> str:
     return chosen or (recipe.model_name if plan.device == "cuda" else tiny.MODEL_NAME)
 
 
-def _settings(recipe: Recipe, model_name: str) -> Settings:
-    return recipe.tiny.settings if model_name == tiny.MODEL_NAME else recipe.settings
+def _settings(recipe: Recipe, model_name: str, **chosen: int | None) -> Settings:
+    settings = recipe.tiny.settings if model_name == tiny.MODEL_NAME else recipe.settings
+    changed: dict[str, Any] = {k: v for k, v in chosen.items() if v is not None}
+    return replace(settings, **changed)
 
 
 def _create(run: Run) -> Run:
@@ -295,7 +319,7 @@ def _reopen(run: Run) -> Run:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    for key in ("recipe", "model_name", "seed"):
+    for key in ("recipe", "model_name", "dataset"):
         if before[key] != now[key]:
             raise RunError(
                 f"{folder.name} was run with {key}={before[key]!r}, and is resumed with "

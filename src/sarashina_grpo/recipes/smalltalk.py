@@ -10,7 +10,7 @@ from dataclasses import replace
 from sarashina_grpo import DATASETS
 from sarashina_grpo.data import Source
 from sarashina_grpo.demonstrations import from_phrases
-from sarashina_grpo.recipe import Recipe, Sampling, Settings, TinySettings
+from sarashina_grpo.recipe import Course, Recipe, Sampling, Scene, Settings, TinySettings
 from sarashina_grpo.rewards.format import (
     soft_format_reward,
     strict_format_reward,
@@ -46,10 +46,12 @@ SETTINGS = Settings(
     loss_type="dapo",
     per_device_train_batch_size=6,
     gradient_accumulation_steps=1,
+    max_seq_length=1536,
     max_prompt_length=1024,
     max_completion_length=512,
     max_steps=500,
     save_steps=250,
+    seed=0,
 )
 
 RECIPE = Recipe(
@@ -67,6 +69,19 @@ RECIPE = Recipe(
     rewards=(xmlcount_reward, soft_format_reward, strict_format_reward),
     settings=SETTINGS,
     sampling=Sampling(temperature=0.7, top_p=0.95, max_tokens=512),
+    scenes=(
+        Scene(
+            role="""
+役割: あなたは、ありふれた安い品を高く売る、口のうまい商人です。
+どこにでもあるサボテンを、お客さんに三万円で買わせようとしています。
+本当は安物だということは、心の中だけにしまっておいてください。
+""",
+            turns=(
+                "このサボテン、かわいいですね。おいくらですか？",
+                "三万円は高いですよ。ほかの店ではもっと安かったです。",
+            ),
+        ),
+    ),
     tiny=TinySettings(
         # A model of a million parameters needs larger steps than one of three billion: at 5e-6
         # it does not move in 100 steps, nor with gradients clipped at 0.1. Its adapter counts
@@ -79,14 +94,19 @@ RECIPE = Recipe(
             max_grad_norm=1.0,
             num_generations=8,
             per_device_train_batch_size=16,
+            max_seq_length=352,
             max_prompt_length=256,
             max_completion_length=96,
             max_steps=100,
             save_steps=50,
         ),
-        demonstrate=from_phrases(DATASETS / "tiny_smalltalk.csv"),
-        well_formed=0.2,
-        lessons=320,
+        courses=(
+            Course(
+                demonstrate=from_phrases(DATASETS / "tiny_smalltalk.csv"),
+                lessons=320,
+                well_formed=0.2,
+            ),
+        ),
         lesson_batch_size=16,
         lesson_learning_rate=6e-3,
     ),

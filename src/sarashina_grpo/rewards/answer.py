@@ -131,6 +131,8 @@ _ONE_CHARACTER = str.maketrans(
     }
     | {char: " " + normalize("NFKC", char).replace("⁄", "/") for char in "¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 )
+# "答えは木曜日です" says what 木曜日 says.
+_POLITE = re.compile("^(?:答え|正解)は(?!です$)[、:]?|です$")
 _OUTER = " 。、!?「」『』()\"'“”"
 
 
@@ -300,7 +302,8 @@ def _folded(text: str) -> str:
     # A raised or lowered character stays apart from a plain one: x² is not x2.
     text = text.strip()[:MAX_ANSWER_CHARACTERS]
     marked = "".join(f"^{char}" if _is_raised(char) else char for char in text)
-    return " ".join(normalize("NFKC", marked).casefold().split()).strip(_OUTER).rstrip(". ")
+    folded = " ".join(normalize("NFKC", marked).casefold().split()).strip(_OUTER).rstrip(". ")
+    return _POLITE.sub("", folded).strip(_OUTER) or folded
 
 
 def _is_raised(char: str) -> bool:
