@@ -126,10 +126,14 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """A number of lessons for the tiny model. `well_formed` is the share that keeps the format."""
+    """Lessons for the tiny model, under one learning rate that rises and falls.
+
+    `well_formed` is the share of them that keeps to the format.
+    """
 
     demonstrate: Demonstrate
     lessons: int = positive()
+    learning_rate: float = positive()
     well_formed: float = share()
 
     def __post_init__(self) -> None:
@@ -140,16 +144,14 @@ class Course:
 class TinySettings:
     """How the embedded tiny model is taught for a recipe, and trained afterwards.
 
-    It takes the courses in their order. `source` and `sampling` stand in place of the recipe's
-    own, where those are not for a model of a million parameters.
+    It takes the courses in their order. `source` holds prompts in place of the recipe's own,
+    where those are beyond a model of a million parameters.
     """
 
     settings: Settings
     courses: tuple[Course, ...]
     source: Source | None = None
-    sampling: Sampling | None = None
     lesson_batch_size: int = positive()
-    lesson_learning_rate: float = positive()
 
     @property
     def lessons(self) -> int:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -84,7 +85,7 @@ def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
     """
     lessons = make_lessons(recipe, seed)
     tiny = recipe.tiny
-    schedule = [tiny.lesson_batch_size, tiny.lesson_learning_rate]
+    schedule = [tiny.lesson_batch_size, *((c.lessons, c.learning_rate) for c in tiny.courses)]
     made_from = json.dumps([ARCHITECTURE, seed, schedule, [asdict(lesson) for lesson in lessons]])
     digest = hashlib.sha256(made_from.encode()).hexdigest()[:12]
     folder = artifact / "tiny" / f"{recipe.name}-{seed}-{digest}"
@@ -241,48 +242,56 @@ def _make_tokenizer(lessons: Sequence[Lesson]) -> Any:
 
 def _run_lessons(model: Any, tokenizer: Any, lessons: Sequence[Lesson], recipe: Recipe) -> None:
     tiny = recipe.tiny
-    optimizer = torch.optim.AdamW(model.parameters(), lr=tiny.lesson_learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=tiny.lesson_learning_rate, total_steps=tiny.lessons
-    )
+    batches = _batches(tokenizer, lessons, tiny.lesson_batch_size)
+    progress = tqdm(batches, total=tiny.lessons, desc="teaching the tiny model", mininterval=5)
+    steps = iter(progress)
+    optimizer = torch.optim.AdamW(model.parameters())
     model.train()
-    for batch in tqdm(
-        _batches(tokenizer, lessons, tiny.lesson_batch_size),
-        total=tiny.lessons,
-        desc="teaching the tiny model",
-        mininterval=5,
-    ):
-        _lesson_loss(model, **batch).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+    for course in tiny.courses:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=course.learning_rate, total_steps=course.lessons
+        )
+        for batch in islice(steps, course.lessons):
+            _lesson_loss(model, **batch).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+    progress.close()
 
 
-def _lesson_loss(model: Any, ids: Any, mask: Any, labels: Any) -> Any:
-    """Cross-entropy on the completions, which end the rows; the prompts get no logits."""
-    longest = labels.shape[1]
-    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=longest + 1).logits
+def _lesson_loss(model: Any, prefix: Any, ids: Any, labels: Any) -> Any:
+    """Cross-entropy on the completions. What all rows begin with is read once for all."""
+    read = model(input_ids=prefix, logits_to_keep=1, use_cache=True).past_key_values
+    read.batch_repeat_interleave(len(ids))
+    logits = model(input_ids=ids, past_key_values=read, use_cache=True).logits
     return torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
     )
 
 
 def _batches(tokenizer: Any, lessons: Sequence[Lesson], size: int) -> Iterator[dict[str, Any]]:
-    """Left-padded ids and mask (size, longest), and labels (size, longest completion)."""
+    """The ids that all rows begin with (1, prefix), and the others (size, rest) with labels."""
     prompts = tokenizer([lesson.prompt for lesson in lessons])["input_ids"]
     completions = tokenizer([lesson.completion + EOS for lesson in lessons])["input_ids"]
     for start in range(0, len(lessons), size):
-        rows = slice(start, start + size)
-        texts = [a + b for a, b in zip(prompts[rows], completions[rows], strict=True)]
-        ids = _left_pad(texts, tokenizer.pad_token_id)
-        labels = _left_pad(completions[rows], IGNORED)
-        yield {"ids": ids, "mask": (ids != tokenizer.pad_token_id).long(), "labels": labels}
+        batch = slice(start, start + size)
+        # The last token of a prompt predicts the first of its completion, so it stays.
+        shared = os.path.commonprefix([prompt[:-1] for prompt in prompts[batch]])
+        rows = [
+            (prompt[len(shared) :], completion)
+            for prompt, completion in zip(prompts[batch], completions[batch], strict=True)
+        ]
+        yield {
+            "prefix": torch.tensor([shared]),
+            "ids": _pad([prompt + said for prompt, said in rows], tokenizer.pad_token_id),
+            "labels": _pad([[IGNORED] * len(prompt) + said for prompt, said in rows], IGNORED),
+        }
 
 
-def _left_pad(rows: Sequence[list[int]], filler: int) -> Any:
+def _pad(rows: Sequence[list[int]], filler: int) -> Any:
     longest = max(map(len, rows))
-    return torch.tensor([[filler] * (longest - len(row)) + row for row in rows])
+    return torch.tensor([row + [filler] * (longest - len(row)) for row in rows])
 
 
 def _sha256(path: Path) -> str:

@@ -75,8 +75,7 @@ class Run:
     @property
     def sampling(self) -> Sampling:
         """The recipe's sampling, with completions no longer than the sequence leaves room for."""
-        own = self.recipe.tiny.sampling if self.is_tiny else None
-        sampling = own or self.recipe.sampling
+        sampling = self.recipe.sampling
         room = self.settings.max_seq_length - self.settings.max_prompt_length
         return replace(sampling, max_tokens=min(sampling.max_tokens, room))
 

@@ -1,5 +1,6 @@
 """Restart and run all: the notebooks teach the tiny model, show it, go on, and talk to it."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import papermill
 import pytest
 
 from sarashina_grpo import PROJECT_ROOT
+from sarashina_grpo.recipes import get_recipe, recipe_names
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -38,13 +40,14 @@ def shown(notebook: Any) -> str:
 
 def measure(notebook: Any, name: str) -> tuple[float, float]:
     """A row of the comparison: before and after."""
-    row = re.search(rf"^{name}\s+([\d.]+)%?\s+([\d.]+)%?\s*$", shown(notebook), re.MULTILINE)
+    value = r"\s+([\d.]+)(?:% \(\d+ of \d+\))?"
+    row = re.search(rf"^{name}{value}{value}\s*$", shown(notebook), re.MULTILINE)
     assert row, f"no row {name!r}"
     return float(row[1]), float(row[2])
 
 
-def only_run(folder: Path) -> Path:
-    (run,) = (folder / "outputs" / "smalltalk").iterdir()
+def only_run(folder: Path, recipe: str = "smalltalk") -> Path:
+    (run,) = (folder / "outputs" / recipe).iterdir()
     return run
 
 
@@ -62,6 +65,16 @@ def finetuned(artifact: Path) -> Any:
 @pytest.fixture(scope="module")
 def inferred(artifact: Path, finetuned: Any) -> Any:
     return execute("inference", artifact)
+
+
+@pytest.fixture(scope="module")
+def qa_finetuned(artifact: Path) -> Any:
+    return execute("finetuning", artifact, RECIPE="qa")
+
+
+@pytest.fixture(scope="module")
+def qa_inferred(artifact: Path, qa_finetuned: Any) -> Any:
+    return execute("inference", artifact, RECIPE="qa")
 
 
 def test_finetuning_teaches_the_format(finetuned: Any) -> None:
@@ -89,11 +102,13 @@ def test_finetuning_leaves_checkpoints_that_work(finetuned: Any, artifact: Path)
     assert adapter_change(finetuned) > 0
 
 
-def test_inference_talks_in_two_turns_with_thought_and_reply_apart(inferred: Any) -> None:
+def test_inference_plays_the_scene_and_shows_thought_and_reply_apart(inferred: Any) -> None:
     text = shown(inferred)
     assert "checkpoint-100" in text
-    assert len(re.findall(r"^thought: .*\S", text, re.MULTILINE)) == 2
-    assert len(re.findall(r"^reply: .*\S", text, re.MULTILINE)) == 2
+    asked = re.findall(r"^USER: (.*)", text, re.MULTILINE)
+    assert asked == [turn for scene in get_recipe("smalltalk").scenes for turn in scene.turns]
+    assert len(re.findall(r"^thought: .*\S", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"^reply: .*\S", text, re.MULTILINE)) == 1
 
 
 def test_inference_shows_base_and_tuned_side_by_side(inferred: Any) -> None:
@@ -113,10 +128,34 @@ def test_a_run_is_resumed_from_the_notebook(finetuned: Any, inferred: Any, artif
     assert (run / "checkpoint-104" / "adapter_model.safetensors").is_file()
 
 
+def test_finetuning_teaches_qa_to_answer_questions_it_never_saw(qa_finetuned: Any) -> None:
+    before, after = measure(qa_finetuned, "right answers")
+    assert 25 <= before <= 65
+    assert after >= 90
+    assert "answer: " in shown(qa_finetuned)
+
+
+def test_qa_logs_its_five_rewards(qa_finetuned: Any, artifact: Path) -> None:
+    state = json.loads((only_run(artifact, "qa") / "checkpoint-120/trainer_state.json").read_text())
+    (*_, last) = (entry for entry in state["log_history"] if "reward" in entry)
+    names = [name.split("/")[1] for name in last if re.fullmatch("rewards/.*/mean", name)]
+    assert names == get_recipe("qa").reward_names
+
+
+def test_inference_runs_the_articles_four_demonstrations(qa_inferred: Any) -> None:
+    asked = re.findall(r"^USER: (.*)", shown(qa_inferred), re.MULTILINE)
+    assert asked == [scene.turns[0] for scene in get_recipe("qa").scenes]
+    base, tuned = measure(qa_inferred, "right answers")
+    assert base < tuned
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("use_vllm", [False, True], ids=["transformers", "vllm"])
-def test_both_notebooks_run_on_cuda_with_unsloth(tmp_path: Path, use_vllm: bool) -> None:
-    common = {"MODEL_NAME": "tiny", "USE_VLLM": use_vllm}
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_both_notebooks_run_on_cuda_with_unsloth(
+    tmp_path: Path, recipe: str, use_vllm: bool
+) -> None:
+    common = {"RECIPE": recipe, "MODEL_NAME": "tiny", "USE_VLLM": use_vllm}
     finetuned = execute("finetuning", tmp_path, MAX_STEPS=20, **common)
     assert "trained with Unsloth" in shown(finetuned)
     assert adapter_change(finetuned) > 0

@@ -104,10 +104,10 @@ RECIPE = Recipe(
             Course(
                 demonstrate=from_phrases(DATASETS / "tiny_smalltalk.csv"),
                 lessons=320,
+                learning_rate=6e-3,
                 well_formed=0.2,
             ),
         ),
         lesson_batch_size=16,
-        lesson_learning_rate=6e-3,
     ),
 )
