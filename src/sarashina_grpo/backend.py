@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+# Threads that wait by spinning slow one another down tenfold where the cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 from sarashina_grpo import ARTIFACT
@@ -30,6 +33,8 @@ import transformers
 import trl
 from torch.utils.tensorboard import SummaryWriter
 from trl import import_utils as trl_import_utils
+
+import datasets
 
 if not torch.cuda.is_available():
     # TRL imports vLLM wherever it is installed, and that takes nine seconds it cannot use here.
@@ -84,6 +89,8 @@ class Policy:
 def load_base(name: str | Path, settings: Settings, plan: Plan, seed: int) -> Policy:
     """Load a model and put a fresh adapter on it, which changes nothing until it is trained."""
     model, tokenizer = _load_weights(str(name), settings, plan, seed)
+    # Every call sets its own; a length left here draws a warning from each of them.
+    model.generation_config.max_length = None
     adapter = {
         "r": settings.lora_rank,
         "lora_alpha": settings.lora_alpha,
@@ -179,8 +186,11 @@ def make_trainer(
     output_dir: Path,
     seed: int,
     callbacks: Sequence[Any],
+    **options: Any,
 ) -> Any:
     """A GRPOTrainer, Unsloth's on CUDA, that saves to `output_dir` and logs through callbacks.
+
+    Further `options` are fields of TRL's GRPOConfig and go before the settings'.
 
     Raises:
         BackendError: on CUDA, when the trainer is not Unsloth's.
@@ -189,7 +199,7 @@ def make_trainer(
         model=policy.model,
         processing_class=policy.tokenizer,
         reward_funcs=list(reward_funcs),
-        args=trl.GRPOConfig(**_trainer_options(settings, policy.plan, output_dir, seed)),
+        args=trl.GRPOConfig(**_trainer_options(settings, policy.plan, output_dir, seed) | options),
         train_dataset=dataset,
         callbacks=list(callbacks),
     )
@@ -199,6 +209,69 @@ def make_trainer(
             "unsloth; import sarashina_grpo.backend before trl, transformers and peft"
         )
     return trainer
+
+
+def rehearse(policy: Policy, settings: Settings, output_dir: Path, seed: int) -> float | None:
+    """Train one step at the longest prompt and completion allowed, and take it back.
+
+    Returns:
+        The peak of the GPU's memory that PyTorch held, in GB, or None on the CPU.
+
+    Raises:
+        OutOfMemoryError: PyTorch's own; the step does not fit.
+    """
+    adapter = {
+        name: weight.detach().clone()
+        for name, weight in policy.model.named_parameters()
+        if weight.requires_grad
+    }
+    prompt = _prompt_of_length(policy, settings.max_prompt_length)
+    least = "min_tokens" if policy.plan.use_vllm else "min_new_tokens"
+    trainer = make_trainer(
+        policy,
+        settings,
+        [_coin_reward],
+        datasets.Dataset.from_dict({"prompt": [prompt] * settings.prompts_per_step}),
+        output_dir,
+        seed,
+        [],
+        max_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+        generation_kwargs={least: settings.max_completion_length},
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    cuda = policy.plan.device == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        trainer.train()
+    finally:
+        with torch.no_grad():
+            for name, weight in policy.model.named_parameters():
+                if name in adapter:
+                    weight.copy_(adapter[name])
+        policy.model.zero_grad(set_to_none=True)
+    return torch.cuda.max_memory_reserved() / 1e9 if cuda else None
+
+
+def _coin_reward(*, completions: Sequence[Any], **_: Any) -> list[float]:
+    """Heads, tails: completions differ, so every group has something to learn from."""
+    return [float(number % 2) for number in range(len(completions))]
+
+
+def _prompt_of_length(policy: Policy, tokens: int) -> Messages:
+    """A chat prompt of about as many tokens, never more."""
+    low, high = 1, tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = policy.count_tokens(_filler(middle)) <= tokens
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return _filler(low)
+
+
+def _filler(words: int) -> Messages:
+    return [{"role": "user", "content": " a" * words}]
 
 
 def _load_weights(name: str, settings: Settings, plan: Plan, seed: int) -> tuple[Any, Any]:

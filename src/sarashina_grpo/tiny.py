@@ -112,7 +112,10 @@ def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
 
 def _build_without_gpu(recipe: Recipe, seed: int, artifact: Path) -> None:
     command = [sys.executable, "-m", __name__, recipe.name, str(seed), str(artifact)]
-    subprocess.run(command, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    # More threads than that only wait for one another: the matrices are small.
+    threads = os.environ.get("OMP_NUM_THREADS", "4")
+    alone = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": threads}
+    subprocess.run(command, check=True, env=alone)
 
 
 def make_lessons(recipe: Recipe, seed: int) -> list[Lesson]:
