@@ -112,13 +112,13 @@ def test_a_demonstration_is_the_solution_to_the_prompt_and_its_value(tmp_path: P
 @pytest.mark.parametrize(
     ("question", "mistakes"),
     [
-        ("A", {("3-2=1、1+3=3", "3"), ("3-2=1、1+3=5", "5")}),
-        ("B", {("12+1=12", "12"), ("12+1=14", "14")}),
-        ("C", {("足して1になる。", "1")}),
+        ("A", {("3-2=1、1+3=13", "13"), ("3-2=1、1+3=0", "0")}),
+        ("B", {("12+1=4", "4"), ("12+1=0", "0")}),
+        ("C", {("足して4になる。", "4"), ("足して13になる。", "13")}),
     ],
-    ids=["one digit", "two digits", "nothing below 0"],
+    ids=["one digit", "two digits", "a sentence"],
 )
-def test_a_mistake_is_wrong_by_one_in_the_last_step(
+def test_a_mistake_ends_in_the_value_of_another_question(
     tmp_path: Path, question: str, mistakes: set[tuple[str, str]]
 ) -> None:
     demonstrate = from_solutions(write(tmp_path, SOLUTIONS), mistaken=1.0)

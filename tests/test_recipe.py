@@ -46,12 +46,11 @@ def demonstrate(prompt: str, random: Random) -> tuple[str, str]:
     return f"someone says {prompt}", "Hi!"
 
 
-COURSE = Course(demonstrate=demonstrate, lessons=8, well_formed=0.2)
+COURSE = Course(demonstrate=demonstrate, lessons=8, learning_rate=1e-3, well_formed=0.2)
 TINY = TinySettings(
     settings=SETTINGS,
     courses=(COURSE, replace(COURSE, lessons=3)),
     lesson_batch_size=4,
-    lesson_learning_rate=1e-3,
 )
 
 
@@ -105,11 +104,8 @@ REFUSED: dict[type, dict[str, list[Any]]] = {
         "seed": [-1, 1.5, *NOT_NUMBERS],
     },
     Sampling: {"temperature": POSITIVE, "top_p": SHARE, "max_tokens": WHOLE},
-    Course: {"well_formed": SHARE, "lessons": WHOLE},
-    TinySettings: {
-        "lesson_batch_size": WHOLE,
-        "lesson_learning_rate": POSITIVE,
-    },
+    Course: {"lessons": WHOLE, "learning_rate": POSITIVE, "well_formed": SHARE},
+    TinySettings: {"lesson_batch_size": WHOLE},
 }
 VALID: dict[type, Any] = {
     Settings: SETTINGS,

@@ -110,7 +110,7 @@ RECIPE = Recipe(
                 well_formed=1.0,
             ),
             Course(
-                demonstrate=from_solutions(TINY_SOLUTIONS, mistaken=0.74),
+                demonstrate=from_solutions(TINY_SOLUTIONS, mistaken=0.7),
                 lessons=100,
                 learning_rate=5e-4,
                 well_formed=0.85,
