@@ -111,8 +111,8 @@ RECIPE = Recipe(
             ),
             Course(
                 demonstrate=from_solutions(TINY_SOLUTIONS, mistaken=0.7),
-                lessons=100,
-                learning_rate=5e-4,
+                lessons=220,
+                learning_rate=7e-4,
                 well_formed=0.85,
             ),
         ),
