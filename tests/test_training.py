@@ -230,8 +230,8 @@ def test_the_check_says_what_the_run_will_do(
 ) -> None:
     run = training.open_run(recipe, plan, artifact=tmp_path)
     text = "\n".join(training.check(run, policy, 400))
-    assert "steps 1 to 100, 0.5 times over 400 prompts" in text
-    assert "16 completions a step = 2 prompts × 8" in text
+    assert "steps 1 to 100, 1.0 times over 400 prompts" in text
+    assert "32 completions a step = 4 prompts × 8" in text
 
 
 def test_too_small_a_disk_is_refused(

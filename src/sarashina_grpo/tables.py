@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sarashina_grpo import PROJECT_ROOT
+from sarashina_grpo.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,7 +31,7 @@ VALUE_LENGTH_SHOWN = 60
 CAUSE_LENGTH_SHOWN = 200
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """Bad data. Names the file, the row and column where there is one, and the value seen."""
 
     def __init__(

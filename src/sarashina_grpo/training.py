@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sarashina_grpo import ARTIFACT, monitor, tiny
 from sarashina_grpo.backend import Policy, load_adapter, load_base, make_trainer
 from sarashina_grpo.data import LeftOut
+from sarashina_grpo.errors import UserError
 from sarashina_grpo.hardware import Plan
 from sarashina_grpo.recipe import Recipe, Sampling, Settings
 
@@ -31,7 +32,7 @@ CHECKPOINT_FILES = ("adapter_model.safetensors", "trainer_state.json", "optimize
 CHECKPOINT_BYTES_PER_WEIGHT = 12
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A run that cannot start or go on; says what to change."""
 
 
