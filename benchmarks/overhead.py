@@ -12,19 +12,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from sarashina_grpo import hardware, training
+from sarashina_grpo import hardware, tiny, training
 from sarashina_grpo.backend import load_base, make_trainer, transformers
 from sarashina_grpo.data import split_dataset
 from sarashina_grpo.recipes import get_recipe
 
 RECIPE = get_recipe("smalltalk")
-PLAN = hardware.make_plan(hardware.detect_gpu())
+GPU = hardware.detect_gpu()
 
 
 def ours(artifact: Path) -> float:
     """Seconds of our training, from the call to its return."""
-    run = training.open_run(RECIPE, PLAN, model_name="tiny", artifact=artifact)
-    policy = training.load_policy(run, PLAN)
+    run = training.open_run(RECIPE, GPU, model_name="tiny", artifact=artifact)
+    policy = training.load_policy(run, training.plan_for(run, GPU))
     prompts = split_dataset(RECIPE.load_dataset(), run.seed)["train"]
     started = time.perf_counter()
     training.train(run, policy, prompts)
@@ -34,7 +34,8 @@ def ours(artifact: Path) -> float:
 def bare(artifact: Path) -> float:
     """Seconds of TRL's trainer alone, with Hugging Face's own TensorBoard callback."""
     settings = RECIPE.tiny.settings
-    policy = load_base(training.base_model(RECIPE, "tiny", 0, artifact), settings, PLAN, 0)
+    plan = hardware.make_plan(GPU, tiny.shape(), settings) if GPU else hardware.cpu_plan(settings)
+    policy = load_base(training.base_model(RECIPE, "tiny", 0, artifact), settings, plan, 0)
     prompts = split_dataset(RECIPE.load_dataset(), 0)["train"]
     callback = transformers.integrations.TensorBoardCallback()
     started = time.perf_counter()

@@ -25,8 +25,9 @@ def rate(successes: int, total: int) -> str:
 def measure(recipe_name: str, seed: int, artifact: Path) -> dict[str, str]:
     """One row: rates, distinct replies, and seconds for building and training."""
     recipe = get_recipe(recipe_name)
-    plan = hardware.make_plan(hardware.detect_gpu())
-    run = training.open_run(recipe, plan, model_name="tiny", seed=seed, artifact=artifact)
+    gpu = hardware.detect_gpu()
+    run = training.open_run(recipe, gpu, model_name="tiny", seed=seed, artifact=artifact)
+    plan = training.plan_for(run, gpu)
     parts = split_dataset(run.read_prompts()[0], seed)
 
     started = time.perf_counter()

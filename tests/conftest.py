@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sarashina_grpo.hardware import Plan, make_plan
+from sarashina_grpo.hardware import Plan, cpu_plan
 from sarashina_grpo.recipe import Recipe
 from sarashina_grpo.recipes import get_recipe
 
@@ -23,12 +23,12 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def plan() -> Plan:
+def plan(recipe: Recipe) -> Plan:
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("tests of the CPU path; those marked gpu cover this machine")
-    return make_plan(None)
+    return cpu_plan(recipe.tiny.settings)
 
 
 @pytest.fixture(scope="session")

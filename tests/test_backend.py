@@ -1,15 +1,17 @@
 """Adapters that work, completions that can be repeated, and the trainer's arguments."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sarashina_grpo import backend, training
+from sarashina_grpo import backend, tiny, training
 from sarashina_grpo.backend import BackendError, Messages, Policy, check_adapter, generate, torch
 from sarashina_grpo.data import split_dataset
-from sarashina_grpo.hardware import Plan
+from sarashina_grpo.hardware import ADAPTER_LOADED, GB, Plan, estimate
 from sarashina_grpo.recipe import Recipe, Sampling
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=16)
@@ -144,21 +146,75 @@ def test_the_trainer_gets_what_follows_from_recipe_and_machine(
     assert getattr(arguments, name) == value
 
 
-@pytest.mark.parametrize(
-    ("rows", "times", "rows_at_once"),
-    [(6, 1, 6), (16, 1, 8), (64, 1, 8), (6, 4, 6), (12, 1, 6), (7, 3, 7), (13, 1, 1), (10, 3, 6)],
-)
-def test_unsloth_trains_few_rows_at_once_and_as_many_a_step(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, rows: int, times: int, rows_at_once: int
+@pytest.mark.parametrize("engine", ["TRL", "Unsloth"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 6])
+def test_the_plans_rows_are_trained_at_once_and_as_many_a_step(
+    recipe: Recipe, plan: Plan, monkeypatch: pytest.MonkeyPatch, rows: int, engine: str
 ) -> None:
-    monkeypatch.setattr(backend, "ENGINE", "Unsloth")
+    monkeypatch.setattr(backend, "ENGINE", engine)
+    few = replace(plan, micro_batch=rows)
+    options = backend._trainer_options(recipe.settings, few, Path("anywhere"), 0)
+    assert options["per_device_train_batch_size"] == rows
+    assert rows * options["gradient_accumulation_steps"] == recipe.settings.generation_batch_size
+    assert options.get("unsloth_logit_chunk_multiplier") == (1 if engine == "Unsloth" else None)
+
+
+def test_a_models_shape_is_read_from_its_folder(recipe: Recipe, artifact: Path) -> None:
+    folder = training.base_model(recipe, "tiny", 0, artifact)
+    assert backend.read_shape(folder) == tiny.shape()
+
+
+def test_a_folder_without_a_model_has_no_shape(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+        backend.read_shape(str(tmp_path))
+
+
+@pytest.mark.parametrize(("given", "width"), [(None, 32), (48, 48)], ids=["left open", "given"])
+def test_the_width_of_a_head_follows_where_it_is_left_open(given: int | None, width: int) -> None:
+    sizes = {**tiny.ARCHITECTURE, "head_dim": given}
+    assert backend.shape_of(SimpleNamespace(**sizes)).head_dim == width
+
+
+def test_the_estimate_counts_the_weights_that_are_loaded(recipe: Recipe, policy: Policy) -> None:
+    shape = tiny.shape()
+    counted = {True: 0, False: 0}
+    for name, weight in policy.model.named_parameters():
+        counted[".lora_" in name] += weight.numel()
+    weights = shape.projection_weights + shape.embedding_weights
+    assert weights == pytest.approx(counted[False], rel=0.01)  # the norms are left out
+    memory = estimate(shape, recipe.tiny.settings, load_in_4bit=False, micro_batch=1)
+    assert memory.adapter_gb * GB == pytest.approx(counted[True] * ADAPTER_LOADED)
+
+
+def test_a_rehearsal_is_at_full_length_and_leaves_no_trace(
+    recipe: Recipe, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = replace(
-        recipe.settings,
-        num_generations=rows,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=times,
+        recipe.tiny.settings, num_generations=2, per_device_train_batch_size=2, save_steps=1
     )
-    options = backend._micro_batch(settings)
-    assert options["per_device_train_batch_size"] == rows_at_once
-    assert rows_at_once * options["gradient_accumulation_steps"] == rows * times
-    assert options["unsloth_logit_chunk_multiplier"] == 1
+    lengths = []
+
+    def reward(*, prompts: Any, completion_ids: list[list[int]], **_: Any) -> list[float]:
+        lengths.extend(
+            (policy.count_tokens(prompt), len(ids))
+            for prompt, ids in zip(prompts, completion_ids, strict=True)
+        )
+        return [0.0, 1.0]
+
+    monkeypatch.setattr(backend, "_coin_reward", reward)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3e9)
+    few = replace(policy, plan=replace(policy.plan, micro_batch=2))
+    before = {name: weight.clone() for name, weight in policy.model.named_parameters()}
+    seconds, peak_gb = backend.rehearse(few, settings, tmp_path, seed=0)
+    assert seconds > 0
+    assert peak_gb == 3
+    assert len(lengths) == 2 * 2
+    longest = settings.max_prompt_length
+    for prompt, completion in lengths:
+        assert longest - 2 <= prompt <= longest
+        assert completion == settings.max_completion_length
+    for name, weight in policy.model.named_parameters():
+        assert torch.equal(weight, before[name]), name
+        assert weight.grad is None
+    assert not list(tmp_path.glob("checkpoint-*"))

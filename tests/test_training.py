@@ -13,9 +13,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sarashina_grpo import training
-from sarashina_grpo.backend import Policy, torch
+from sarashina_grpo.backend import OutOfMemoryError, Policy, torch
 from sarashina_grpo.data import split_dataset
-from sarashina_grpo.hardware import Plan
+from sarashina_grpo.hardware import Gpu, ModelShape, Plan, cpu_plan, make_plan
 from sarashina_grpo.recipe import Recipe
 from sarashina_grpo.training import Run, RunError
 
@@ -32,6 +32,17 @@ LOGGED = [
     "train/step_time",
 ]
 Weights = dict[str, Any]
+GPU = Gpu("Some GPU", 16.0)
+NAMED_SHAPE = ModelShape(
+    vocab_size=102_400,
+    hidden_size=2560,
+    intermediate_size=8960,
+    num_hidden_layers=32,
+    num_attention_heads=20,
+    num_key_value_heads=4,
+    head_dim=128,
+    tie_word_embeddings=False,
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,8 @@ def snapshot(policy: Policy) -> Weights:
     return {name: weight.detach().clone() for name, weight in policy.model.named_parameters()}
 
 
-def finish(run: Run, plan: Plan, dataset: Any) -> Trained:
-    policy = training.load_policy(run, plan)
+def finish(run: Run, dataset: Any) -> Trained:
+    policy = training.load_policy(run, training.plan_for(run, None))
     before = snapshot(policy)
     trainer = training.train(run, policy, dataset)
     return Trained(run, policy, trainer, before, snapshot(policy))
@@ -95,16 +106,12 @@ def dataset(recipe: Recipe) -> Any:
 
 @pytest.fixture(scope="module")
 def trained(
-    short: Recipe,
-    plan: Plan,
-    dataset: Any,
-    artifact: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    short: Recipe, dataset: Any, artifact: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:
     """A run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     shutil.copytree(artifact / "tiny", folder / "tiny")
-    return finish(training.open_run(short, plan, artifact=folder), plan, dataset)
+    return finish(training.open_run(short, None, artifact=folder), dataset)
 
 
 @pytest.fixture
@@ -114,6 +121,18 @@ def killed(trained: Trained, tmp_path: Path) -> Path:
     shutil.copytree(trained.run.artifact, folder)
     shutil.rmtree(folder / "outputs" / "smalltalk" / trained.run.name / f"checkpoint-{STEPS}")
     return folder
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is 03:04:05."""
+
+    class Frozen(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Frozen":
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(training, "datetime", Frozen)
 
 
 def test_training_moves_the_adapter_and_nothing_else(trained: Trained) -> None:
@@ -160,12 +179,12 @@ def test_tensorboard_shows_the_trainers_rewards(trained: Trained) -> None:
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_digit(
-    short: Recipe, plan: Plan, dataset: Any, trained: Trained, killed: Path
+    short: Recipe, dataset: Any, trained: Trained, killed: Path
 ) -> None:
-    run = training.open_run(short, plan, resume=True, artifact=killed)
+    run = training.open_run(short, None, resume=True, artifact=killed)
     assert run.folder == killed / "outputs" / "smalltalk" / trained.run.name
     assert run.checkpoint == run.folder / f"checkpoint-{SAVE_STEPS}"
-    resumed = finish(run, plan, dataset)
+    resumed = finish(run, dataset)
     for value in ("reward", "grad_norm", "learning_rate", "completions/mean_length"):
         assert by_step(resumed, value) == by_step(trained, value)
     for name, weight in trained.after.items():
@@ -176,8 +195,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_digit(
     assert len(list(run.log_folder.iterdir())) == 2
 
 
-def test_a_run_may_be_resumed_for_more_steps(short: Recipe, plan: Plan, killed: Path) -> None:
-    run = training.open_run(short, plan, resume=True, max_steps=50, artifact=killed)
+def test_a_run_may_be_resumed_for_more_steps(short: Recipe, killed: Path) -> None:
+    run = training.open_run(short, None, resume=True, max_steps=50, artifact=killed)
     assert (run.first_step, run.settings.max_steps) == (SAVE_STEPS, 50)
 
 
@@ -191,10 +210,10 @@ def test_a_run_may_be_resumed_for_more_steps(short: Recipe, plan: Plan, killed: 
     ids=["seed", "model", "dataset"],
 )
 def test_a_run_is_not_resumed_as_another(
-    short: Recipe, plan: Plan, killed: Path, changed: dict[str, Any], named: str
+    short: Recipe, killed: Path, changed: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(RunError) as refused:
-        training.open_run(short, plan, resume=True, artifact=killed, **changed)
+        training.open_run(short, None, resume=True, artifact=killed, **changed)
     assert named in str(refused.value)
     assert repr(next(iter(changed.values()))) in str(refused.value)
 
@@ -205,39 +224,39 @@ def test_a_run_is_not_resumed_as_another(
     ids=lambda changed: next(iter(changed)),
 )
 def test_a_run_is_not_resumed_with_other_settings(
-    short: Recipe, plan: Plan, killed: Path, changed: dict[str, Any]
+    short: Recipe, killed: Path, changed: dict[str, Any]
 ) -> None:
     with pytest.raises(RunError, match=next(iter(changed))):
-        training.open_run(with_settings(short, **changed), plan, resume=True, artifact=killed)
+        training.open_run(with_settings(short, **changed), None, resume=True, artifact=killed)
 
 
-def test_nothing_to_resume_is_said(short: Recipe, plan: Plan, tmp_path: Path) -> None:
-    training.open_run(short, plan, artifact=tmp_path)
+def test_nothing_to_resume_is_said(short: Recipe, tmp_path: Path) -> None:
+    training.open_run(short, None, artifact=tmp_path)
     with pytest.raises(RunError, match="RESUME = False"):
-        training.open_run(short, plan, resume=True, artifact=tmp_path)
+        training.open_run(short, None, resume=True, artifact=tmp_path)
 
 
 def test_steps_that_are_already_done_are_refused(
-    short: Recipe, plan: Plan, killed: Path, policy: Policy
+    short: Recipe, killed: Path, policy: Policy
 ) -> None:
-    run = training.open_run(short, plan, resume=True, max_steps=SAVE_STEPS, artifact=killed)
+    run = training.open_run(short, None, resume=True, max_steps=SAVE_STEPS, artifact=killed)
     with pytest.raises(RunError, match="max_steps=3 is not beyond step 3"):
         training.check(run, policy, 100)
 
 
 def test_the_check_says_what_the_run_will_do(
-    recipe: Recipe, plan: Plan, policy: Policy, tmp_path: Path
+    recipe: Recipe, policy: Policy, tmp_path: Path
 ) -> None:
-    run = training.open_run(recipe, plan, artifact=tmp_path)
+    run = training.open_run(recipe, None, artifact=tmp_path)
     text = "\n".join(training.check(run, policy, 400))
     assert "steps 1 to 100, 1.0 times over 400 prompts" in text
     assert "32 completions a step = 4 prompts × 8" in text
 
 
 def test_too_small_a_disk_is_refused(
-    short: Recipe, plan: Plan, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Recipe, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = training.open_run(short, plan, artifact=tmp_path)
+    run = training.open_run(short, None, artifact=tmp_path)
     disk = namedtuple("disk", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: disk(10**9, 10**9 - 1000, 1000))
     with pytest.raises(RunError, match=r"0\.0 GB free; make room"):
@@ -245,24 +264,128 @@ def test_too_small_a_disk_is_refused(
 
 
 def test_tags_that_are_special_tokens_are_refused(
-    short: Recipe, plan: Plan, policy: Policy, tmp_path: Path
+    short: Recipe, policy: Policy, tmp_path: Path
 ) -> None:
-    run = training.open_run(short, plan, artifact=tmp_path)
+    run = training.open_run(short, None, artifact=tmp_path)
     policy.tokenizer.add_tokens(list(short.tags.tags), special_tokens=True)
     with pytest.raises(RunError, match="do not survive"):
         training.check(run, policy, 100)
 
 
-def test_runs_of_the_same_second_get_folders_of_their_own(
+@pytest.mark.parametrize(
+    ("gpu", "chosen", "name"),
+    [
+        (None, None, "tiny"),
+        (GPU, None, "sbintuitions/sarashina2.2-3b-instruct-v0.1"),
+        (GPU, "tiny", "tiny"),
+        (None, "somebody/else", "somebody/else"),
+    ],
+)
+def test_the_model_is_the_recipes_where_there_is_a_gpu(
+    recipe: Recipe, tmp_path: Path, gpu: Gpu | None, chosen: str | None, name: str
+) -> None:
+    run = training.open_run(recipe, gpu, model_name=chosen, artifact=tmp_path / "runs")
+    assert run.model_name == name
+    assert run.settings == (recipe.tiny.settings if name == "tiny" else recipe.settings)
+    base = training.open_model(
+        recipe, gpu, checkpoint=None, model_name=chosen, artifact=tmp_path / "none"
+    )
+    assert base.model_name == name
+
+
+@pytest.mark.parametrize("name", ["tiny", "somebody/else"])
+def test_the_plan_follows_the_runs_model_and_settings(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shapes = {"somebody/else": NAMED_SHAPE}
+    monkeypatch.setattr(training, "read_shape", shapes.__getitem__)
+    run = training.open_run(recipe, GPU, model_name=name, artifact=tmp_path)
+    shape = shapes.get(name, training.tiny.shape())
+    assert training.plan_for(run, GPU) == make_plan(GPU, shape, run.settings)
+    overruled = training.plan_for(run, GPU, use_vllm=False, load_in_4bit=True)
+    assert (overruled.use_vllm, overruled.load_in_4bit) == (False, True)
+    assert training.plan_for(run, None) == cpu_plan(run.settings)
+
+
+@pytest.mark.parametrize("choice", ["use_vllm", "load_in_4bit"])
+def test_a_run_on_the_cpu_has_no_choice(short: Recipe, tmp_path: Path, choice: str) -> None:
+    run = training.open_run(short, None, artifact=tmp_path)
+    with pytest.raises(ValueError, match=f"{choice.upper()}=True needs a CUDA GPU"):
+        training.plan_for(run, None, **{choice: True})
+
+
+def on_cuda(plan: Plan, **changed: bool) -> Policy:
+    """A policy without a model, as if it were on a GPU."""
+    return Policy(None, None, replace(plan, device="cuda", micro_batch=2, **changed))
+
+
+def test_there_is_no_rehearsal_on_the_cpu(
     short: Recipe, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Frozen(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> "Frozen":
-            return cls(2026, 1, 2, 3, 4, 5)
+    monkeypatch.setattr(training, "rehearse", lambda *_: pytest.fail("rehearsed"))
+    run = training.open_run(short, None, artifact=tmp_path)
+    (line,) = training.preflight(run, Policy(None, None, plan))
+    assert "no rehearsal on the CPU" in line
 
-    monkeypatch.setattr(training, "datetime", Frozen)
-    names = [training.open_run(short, plan, artifact=tmp_path).name for _ in range(3)]
+
+@pytest.mark.parametrize(
+    ("step", "end"), [(0, "6 such steps end in 0:05:30, at 03:09"), (3, "3 such steps end in 0:02")]
+)
+def test_a_rehearsal_says_what_a_step_takes_and_when_the_run_ends(
+    short: Recipe,
+    plan: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_clock: None,
+    step: int,
+    end: str,
+) -> None:
+    run = training.open_run(short, None, artifact=tmp_path)
+    if step:
+        run = replace(run, checkpoint=save_empty(run, step))
+    monkeypatch.setattr(training, "rehearse", lambda *_: (55.0, 10.5))
+    took, ends = training.preflight(run, on_cuda(plan))
+    assert took == "a step at full length: 55.0 s, 10.5 GB at most"
+    assert ends.startswith(end)
+
+
+@pytest.mark.parametrize(
+    ("four_bit", "vllm", "ways"),
+    [
+        (False, False, ["LOAD_IN_4BIT = True"]),
+        (False, True, ["LOAD_IN_4BIT = True", "USE_VLLM = False"]),
+        (True, True, ["USE_VLLM = False"]),
+        (True, False, []),
+    ],
+)
+def test_a_rehearsal_that_does_not_fit_says_what_to_lower(
+    short: Recipe,
+    plan: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    four_bit: bool,
+    vllm: bool,
+    ways: list[str],
+) -> None:
+    def overflow(*_: Any) -> None:
+        raise OutOfMemoryError("CUDA out of memory")
+
+    run = training.open_run(short, None, artifact=tmp_path)
+    monkeypatch.setattr(training, "rehearse", overflow)
+    with pytest.raises(RunError) as refused:
+        training.preflight(run, on_cuda(plan, load_in_4bit=four_bit, use_vllm=vllm))
+    text = str(refused.value)
+    assert f"a prompt of {run.settings.max_prompt_length} tokens" in text
+    assert f"a completion of {run.settings.max_completion_length}" in text
+    assert f"2 at once, {4 if four_bit else 16} bits" in text
+    assert "lower max_completion_length or max_prompt_length" in text
+    assert [way for way in ("LOAD_IN_4BIT = True", "USE_VLLM = False") if way in text] == ways
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(
+    short: Recipe, tmp_path: Path, stopped_clock: None
+) -> None:
+    names = [training.open_run(short, None, artifact=tmp_path).name for _ in range(3)]
     assert names == ["20260102-030405", "20260102-030405-02", "20260102-030405-03"]
 
 
@@ -276,16 +399,16 @@ def save_empty(run: Run, step: int) -> Path:
 
 
 def test_latest_is_the_last_checkpoint_of_the_last_run_that_has_one(
-    short: Recipe, plan: Plan, tmp_path: Path
+    short: Recipe, tmp_path: Path
 ) -> None:
-    first, second, _ = (training.open_run(short, plan, artifact=tmp_path) for _ in range(3))
+    first, second, _ = (training.open_run(short, None, artifact=tmp_path) for _ in range(3))
     save_empty(first, 200)
     expected = [save_empty(second, step) for step in (9, 100)][-1]
     assert training.find_checkpoint(short, "latest", tmp_path) == expected
 
 
-def test_a_checkpoint_is_found_by_its_path(short: Recipe, plan: Plan, tmp_path: Path) -> None:
-    run = training.open_run(short, plan, artifact=tmp_path)
+def test_a_checkpoint_is_found_by_its_path(short: Recipe, tmp_path: Path) -> None:
+    run = training.open_run(short, None, artifact=tmp_path)
     path, _ = (save_empty(run, step) for step in (3, 6))
     assert training.find_checkpoint(short, str(path), tmp_path) == path.resolve()
 
@@ -303,9 +426,9 @@ def test_no_checkpoint_at_all_is_said_with_the_way_out(short: Recipe, tmp_path: 
 
 @pytest.mark.parametrize("missing", training.CHECKPOINT_FILES)
 def test_a_checkpoint_that_lacks_a_file_is_not_complete(
-    short: Recipe, plan: Plan, tmp_path: Path, missing: str
+    short: Recipe, tmp_path: Path, missing: str
 ) -> None:
-    run = training.open_run(short, plan, artifact=tmp_path)
+    run = training.open_run(short, None, artifact=tmp_path)
     whole, broken = save_empty(run, 3), save_empty(run, 6)
     assert training.is_complete(broken)
     (broken / missing).unlink()
@@ -313,21 +436,21 @@ def test_a_checkpoint_that_lacks_a_file_is_not_complete(
     assert training.checkpoints(run.folder) == [whole]
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(short: Recipe, plan: Plan, killed: Path) -> None:
+def test_a_checkpoint_of_another_recipe_is_refused(short: Recipe, killed: Path) -> None:
     path = training.find_checkpoint(short, "latest", killed).parent / training.RUN_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), "recipe": "poetry"}))
     with pytest.raises(RunError, match="RECIPE = 'poetry', not 'smalltalk'"):
-        training.open_model(short, plan, artifact=killed)
+        training.open_model(short, None, artifact=killed)
 
 
-def test_a_checkpoint_brings_its_run_along(recipe: Recipe, plan: Plan, trained: Trained) -> None:
-    run = training.open_model(recipe, plan, model_name="ignored", artifact=trained.run.artifact)
+def test_a_checkpoint_brings_its_run_along(recipe: Recipe, trained: Trained) -> None:
+    run = training.open_model(recipe, None, model_name="ignored", artifact=trained.run.artifact)
     assert run.identity == trained.run.identity
     assert run.checkpoint == trained.run.folder / f"checkpoint-{STEPS}"
 
 
 def test_no_checkpoint_means_the_base_model(recipe: Recipe, plan: Plan, artifact: Path) -> None:
-    run = training.open_model(recipe, plan, checkpoint=None, artifact=artifact)
+    run = training.open_model(recipe, None, checkpoint=None, artifact=artifact)
     assert (run.model_name, run.checkpoint) == ("tiny", None)
     policy = training.load_trained(run, plan)
     assert not any(
@@ -335,11 +458,9 @@ def test_no_checkpoint_means_the_base_model(recipe: Recipe, plan: Plan, artifact
     )
 
 
-def test_a_loaded_checkpoint_speaks_as_the_trained_model(
-    recipe: Recipe, plan: Plan, trained: Trained
-) -> None:
-    run = training.open_model(recipe, plan, artifact=trained.run.artifact)
-    loaded = training.load_trained(run, plan)
+def test_a_loaded_checkpoint_speaks_as_the_trained_model(recipe: Recipe, trained: Trained) -> None:
+    run = training.open_model(recipe, None, artifact=trained.run.artifact)
+    loaded = training.load_trained(run, training.plan_for(run, None))
     ids = loaded.tokenizer("こんにちは", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         one, other = (

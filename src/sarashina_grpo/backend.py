@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,29 +28,29 @@ if torch.cuda.is_available():
 else:
     # It misses a kernel for 4-bit weights on the CPU, which nothing here uses.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+import datasets
 import peft
 import transformers
 import trl
 from torch.utils.tensorboard import SummaryWriter
 from trl import import_utils as trl_import_utils
 
-import datasets
-
 if not torch.cuda.is_available():
     # TRL imports vLLM wherever it is installed, and that takes nine seconds it cannot use here.
     trl_import_utils.is_vllm_available = lambda min_version=None: False
 
-from sarashina_grpo.hardware import Plan
+from sarashina_grpo.hardware import ModelShape, Plan
 from sarashina_grpo.recipe import Sampling, Settings
 
 ENGINE: Literal["Unsloth", "TRL"] = "Unsloth" if torch.cuda.is_available() else "TRL"
 
 EPSILON = 0.2  # TRL's clipping range of the probability ratio, the same up and down
-UNSLOTH_ROWS_AT_ONCE = 8
 
 Messages = list[dict[str, str]]
 
-__all__ = ["SummaryWriter", "peft", "torch", "transformers"]
+OutOfMemoryError = torch.OutOfMemoryError
+
+__all__ = ["OutOfMemoryError", "SummaryWriter", "peft", "torch", "transformers"]
 
 
 class BackendError(RuntimeError):
@@ -84,6 +84,32 @@ class Policy:
     def count_tokens(self, messages: Messages) -> int:
         """How many tokens the chat prompt takes."""
         return len(self.tokenizer(self.render(messages), add_special_tokens=False)["input_ids"])
+
+
+def read_shape(name: str) -> ModelShape:
+    """The sizes of a model, from its configuration alone.
+
+    Raises:
+        OSError: there is no such model on the Hub.
+        ValueError: the folder holds no model.
+        BackendError: the model is not built like a Llama.
+    """
+    return shape_of(transformers.AutoConfig.from_pretrained(name))
+
+
+def shape_of(config: Any) -> ModelShape:
+    """The sizes that a configuration of transformers names."""
+    text = config.get_text_config()
+    sizes: dict[str, Any] = {
+        field.name: getattr(text, field.name, None) for field in fields(ModelShape)
+    }
+    unknown = [name for name, size in sizes.items() if size is None and name != "head_dim"]
+    if unknown:
+        raise BackendError(
+            f"a model built like Llama is needed, and {config.model_type} has no {unknown[0]}"
+        )
+    sizes["head_dim"] = sizes["head_dim"] or sizes["hidden_size"] // sizes["num_attention_heads"]
+    return ModelShape(**sizes)
 
 
 def load_base(name: str | Path, settings: Settings, plan: Plan, seed: int) -> Policy:
@@ -153,16 +179,20 @@ def generate(
     prompts: Sequence[Messages],
     sampling: Sampling,
     seed: int,
-    batch_size: int = 128,
+    batch_size: int | None = None,
 ) -> list[str]:
-    """Draw one completion for each prompt, without special tokens, the same for the same seed."""
+    """Draw one completion for each prompt, without special tokens, the same for the same seed.
+
+    `batch_size` is how many are drawn at once without vLLM; None: as many as the plan says.
+    """
     texts = [policy.render(prompt) for prompt in prompts]
     if policy.plan.use_vllm:
         return _generate_with_vllm(policy, texts, sampling, seed)
     transformers.set_seed(seed)
     completions = []
-    for start in range(0, len(texts), batch_size):
-        completions += _draw(policy, texts[start : start + batch_size], sampling)
+    at_once = batch_size or policy.plan.draw_at_once
+    for start in range(0, len(texts), at_once):
+        completions += _draw(policy, texts[start : start + at_once], sampling)
     return completions
 
 
@@ -211,48 +241,46 @@ def make_trainer(
     return trainer
 
 
-def rehearse(policy: Policy, settings: Settings, output_dir: Path, seed: int) -> float | None:
-    """Train one step at the longest prompt and completion allowed, and take it back.
+def rehearse(
+    policy: Policy, settings: Settings, output_dir: Path, seed: int
+) -> tuple[float, float]:
+    """Train two steps at the longest prompt and completion allowed, and take them back.
 
     Returns:
-        The peak of the GPU's memory that PyTorch held, in GB, or None on the CPU.
+        The seconds of the second step (the first one compiles), and the most memory that
+        PyTorch held on the GPU, in GB.
 
     Raises:
-        OutOfMemoryError: PyTorch's own; the step does not fit.
+        OutOfMemoryError: a step does not fit.
     """
-    adapter = {
-        name: weight.detach().clone()
-        for name, weight in policy.model.named_parameters()
-        if weight.requires_grad
-    }
+    trained = [weight for weight in policy.model.parameters() if weight.requires_grad]
+    before = [weight.detach().clone() for weight in trained]
     prompt = _prompt_of_length(policy, settings.max_prompt_length)
     least = "min_tokens" if policy.plan.use_vllm else "min_new_tokens"
     trainer = make_trainer(
         policy,
         settings,
         [_coin_reward],
-        datasets.Dataset.from_dict({"prompt": [prompt] * settings.prompts_per_step}),
+        datasets.Dataset.from_dict({"prompt": [prompt] * 2 * settings.prompts_per_step}),
         output_dir,
         seed,
         [],
-        max_steps=1,
+        max_steps=2,
         save_strategy="no",
         disable_tqdm=True,
         generation_kwargs={least: settings.max_completion_length},
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    cuda = policy.plan.device == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
+    torch.cuda.reset_peak_memory_stats()
     try:
         trainer.train()
     finally:
         with torch.no_grad():
-            for name, weight in policy.model.named_parameters():
-                if name in adapter:
-                    weight.copy_(adapter[name])
+            for weight, value in zip(trained, before, strict=True):
+                weight.copy_(value)
         policy.model.zero_grad(set_to_none=True)
-    return torch.cuda.max_memory_reserved() / 1e9 if cuda else None
+    (*_, last) = (entry for entry in trainer.state.log_history if "step_time" in entry)
+    return last["step_time"], torch.cuda.max_memory_reserved() / 1e9
 
 
 def _coin_reward(*, completions: Sequence[Any], **_: Any) -> list[float]:
@@ -405,24 +433,10 @@ def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int
         # Left open, Unsloth sets these two otherwise than TRL does.
         "mask_truncated_completions": False,
         "epsilon_high": EPSILON,
-        **_micro_batch(settings),
-    }
-
-
-def _micro_batch(settings: Settings) -> dict[str, int]:
-    """How many completions are trained on at once, and how often before the weights change.
-
-    Unsloth unrolls its log-probabilities into rows × multiplier pieces and compiles them all:
-    64 rows and its default of 4 took more than 280 s to compile. So there few rows at once,
-    and one piece a row. The completions of a step stay the same.
-    """
-    rows, times = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
-    if ENGINE == "TRL":
-        return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": times}
-    total = rows * times
-    rows = max(n for n in range(1, min(rows, UNSLOTH_ROWS_AT_ONCE) + 1) if total % n == 0)
-    return {
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": total // rows,
-        "unsloth_logit_chunk_multiplier": 1,
+        "per_device_train_batch_size": plan.micro_batch,
+        "gradient_accumulation_steps": settings.generation_batch_size // plan.micro_batch,
+        # Unsloth unrolls its log-probabilities into rows × multiplier pieces and compiles them
+        # all: 64 rows and its default of 4 took more than 280 s. So there are few rows at once
+        # (see `hardware.ROWS_AT_ONCE`), and one piece a row.
+        **({"unsloth_logit_chunk_multiplier": 1} if ENGINE == "Unsloth" else {}),
     }

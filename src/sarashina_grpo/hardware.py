@@ -1,17 +1,38 @@
 """What this machine has, and the plan that fits it, with the reasons in words.
 
-`make_plan` is a pure function: it asks for nothing but its arguments.
+The plans are pure functions: they ask for nothing but their arguments. The constants of the
+memory estimate were fitted to peaks measured on one H200, see `benchmarks/memory.py`.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import product
 from typing import Literal
+
+from sarashina_grpo.errors import UserError
+from sarashina_grpo.recipe import Settings
 
 Auto = Literal["auto"]
 
-FOUR_BIT_BELOW_GB = 20
-VLLM_FROM_GB = 16
 PACKAGES = ("torch", "transformers", "trl", "peft", "unsloth", "vllm", "datasets")
+# Unsloth compiles one piece a row, so more rows at once make the first step long.
+ROWS_AT_ONCE = 8
+DRAW_AT_ONCE = 128
+
+GB = 1e9
+# Bytes a weight: bitsandbytes' NF4 has half a byte, and double-quantised scales for blocks of 64.
+FOUR_BIT, SIXTEEN_BIT = 0.516, 2
+# Bytes a weight of the adapter: the weight itself; its gradient and two moments of 8 bits.
+ADAPTER_LOADED, ADAPTER_TRAINED = 4, 6
+# Measured: values of the MLP's width that are kept for a token, beside one a layer of the model's
+# width; and bytes for each logit of the one row that is scored at a time.
+KEPT_IN_TRAINING, KEPT_IN_PREFILL, BYTES_PER_LOGIT = 1.75, 4.75, 6.5
+# What the driver, the libraries and the gaps between tensors take.
+CONTEXT_GB, GAPS = 0.6, 0.05
+# vLLM's own: CUDA graphs and the activations of its longest batch.
+VLLM_GB = 2.0
 
 
 @dataclass(frozen=True)
@@ -21,16 +42,92 @@ class Gpu:
     name: str
     memory_gb: float
 
+    @property
+    def usable_gb(self) -> float:
+        """What is left for tensors."""
+        return self.memory_gb * (1 - GAPS) - CONTEXT_GB
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The sizes that decide a Llama's memory, by the names of its configuration."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    tie_word_embeddings: bool
+
+    @property
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """The width before and after each projection of a layer."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        queries = self.num_attention_heads * self.head_dim
+        keys = self.num_key_value_heads * self.head_dim
+        return {
+            "q_proj": (hidden, queries),
+            "k_proj": (hidden, keys),
+            "v_proj": (hidden, keys),
+            "o_proj": (queries, hidden),
+            "gate_proj": (hidden, inner),
+            "up_proj": (hidden, inner),
+            "down_proj": (inner, hidden),
+        }
+
+    @property
+    def projection_weights(self) -> int:
+        """The weights that 4-bit loading shrinks."""
+        one = sum(before * after for before, after in self.projections.values())
+        return one * self.num_hidden_layers
+
+    @property
+    def embedding_weights(self) -> int:
+        """The weights that stay in 16 bits."""
+        return self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Keys and values of one token, in 16 bits."""
+        return 2 * 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """An estimate in GB: what stays, and what training and generating take in their turn."""
+
+    weights_gb: float
+    adapter_gb: float
+    training_gb: float
+    generation_gb: float
+
+    @property
+    def peak_gb(self) -> float:
+        """The most that is held at once, without vLLM."""
+        return self.weights_gb + self.adapter_gb + max(self.training_gb, self.generation_gb)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How the model is loaded and sampled from, and why. `reasons` has one line a choice."""
+    """How the model is loaded, sampled from and trained, and why.
+
+    `micro_batch` is how many completions are trained on at once, `draw_at_once` how many are
+    drawn at once without vLLM when a model is evaluated; `reasons` has a line a choice.
+    """
 
     device: Literal["cuda", "cpu"]
     load_in_4bit: bool
     use_vllm: bool
     gpu_memory_utilization: float
+    micro_batch: int
+    draw_at_once: int
     reasons: dict[str, str]
+
+
+class PlanError(UserError):
+    """Nothing fits; says what to lower, and to what."""
 
 
 def detect_gpu() -> Gpu | None:
@@ -40,54 +137,181 @@ def detect_gpu() -> Gpu | None:
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
-    return Gpu(properties.name, properties.total_memory / 1e9)
+    return Gpu(properties.name, properties.total_memory / GB)
 
 
 def make_plan(
-    gpu: Gpu | None, use_vllm: bool | Auto = "auto", load_in_4bit: bool | Auto = "auto"
+    gpu: Gpu,
+    shape: ModelShape,
+    settings: Settings,
+    use_vllm: bool | Auto = "auto",
+    load_in_4bit: bool | Auto = "auto",
 ) -> Plan:
-    """Choose between 4 and 16 bits, and between vLLM and Hugging Face generation.
+    """The fastest way to load, sample from and train a model that fits into the GPU.
+
+    vLLM comes first, then 16 bits, then many rows at once.
 
     Raises:
-        ValueError: vLLM or 4 bits are asked for on a machine without CUDA, or a choice is
-            neither True, False nor "auto".
+        ValueError: a choice is neither True, False nor "auto".
+        PlanError: nothing fits.
     """
+    _check_choices(use_vllm, load_in_4bit)
+    vllm_choices = [True, False] if use_vllm == "auto" else [use_vllm]
+    bit_choices = [False, True] if load_in_4bit == "auto" else [load_in_4bit]
+    for vllm, four_bit, rows in product(vllm_choices, bit_choices, micro_batches(settings)):
+        memory = estimate(shape, settings, load_in_4bit=four_bit, micro_batch=rows)
+        vllm_gb = _vllm_gb(shape, settings, memory) if vllm else 0.0
+        needed = _needed_gb(memory, vllm_gb)
+        if needed <= gpu.usable_gb:
+            reasons = {
+                "device": f"CUDA: {gpu.name} with {gpu.memory_gb:.0f} GB",
+                "weights": f"{4 if four_bit else 16} bits, {memory.weights_gb:.1f} GB: "
+                + _because(load_in_4bit, "16 would not fit" if four_bit else "faster, and fits"),
+                "generation": ("vLLM: " if vllm else "Hugging Face: ")
+                + _because(use_vllm, "faster, and fits" if vllm else "vLLM would not fit"),
+                "rows at once": f"{rows} of the {settings.generation_batch_size} of a step",
+                "memory": f"about {needed:.1f} GB at the longest prompt and completion",
+            }
+            return Plan(
+                device="cuda",
+                load_in_4bit=four_bit,
+                use_vllm=vllm,
+                gpu_memory_utilization=_utilization(gpu, memory, vllm_gb),
+                micro_batch=rows,
+                draw_at_once=_draw_at_once(gpu, shape, settings, memory),
+                reasons=reasons,
+            )
+    raise PlanError(_advice(gpu, shape, settings, bool(vllm_choices[-1]), bool(bit_choices[-1])))
+
+
+def cpu_plan(
+    settings: Settings, use_vllm: bool | Auto = "auto", load_in_4bit: bool | Auto = "auto"
+) -> Plan:
+    """The plan without a GPU: 32 bits, Hugging Face generation, the recipe's batch.
+
+    Raises:
+        ValueError: vLLM or 4 bits are asked for, or a choice is neither True, False nor "auto".
+    """
+    _check_choices(use_vllm, load_in_4bit)
     for name, choice in (("USE_VLLM", use_vllm), ("LOAD_IN_4BIT", load_in_4bit)):
-        if not isinstance(choice, bool) and choice != "auto":
-            raise ValueError(f'{name} must be True, False or "auto", got {choice!r}')
-        if choice is True and gpu is None:
+        if choice is True:
             raise ValueError(f'{name}=True needs a CUDA GPU, and none was found; use "auto"')
-    if gpu is None:
-        reason = "no CUDA GPU was found"
-        return Plan(
-            device="cpu",
-            load_in_4bit=False,
-            use_vllm=False,
-            gpu_memory_utilization=0.0,
-            reasons={"device": f"CPU: {reason}"},
-        )
-    reasons = {"device": f"CUDA: {gpu.name} with {gpu.memory_gb:.0f} GB"}
-    if load_in_4bit == "auto":
-        load_in_4bit = gpu.memory_gb < FOUR_BIT_BELOW_GB
-        reasons["load_in_4bit"] = (
-            f"{'below' if load_in_4bit else 'at least'} {FOUR_BIT_BELOW_GB} GB, "
-            f"{'the weights must shrink' if load_in_4bit else '16 bits are faster and fit'}"
-        )
-    if use_vllm == "auto":
-        use_vllm = gpu.memory_gb >= VLLM_FROM_GB
-        reasons["use_vllm"] = (
-            f"{'at least' if use_vllm else 'below'} {VLLM_FROM_GB} GB, "
-            f"{'room for its cache' if use_vllm else 'no room for its cache'}"
-        )
     return Plan(
-        device="cuda",
-        load_in_4bit=load_in_4bit,
-        use_vllm=use_vllm,
-        gpu_memory_utilization=0.5 if use_vllm else 0.0,
-        reasons=reasons,
+        device="cpu",
+        load_in_4bit=False,
+        use_vllm=False,
+        gpu_memory_utilization=0.0,
+        micro_batch=settings.per_device_train_batch_size,
+        draw_at_once=DRAW_AT_ONCE,
+        reasons={"device": "CPU: no CUDA GPU was found"},
     )
+
+
+def estimate(
+    shape: ModelShape, settings: Settings, *, load_in_4bit: bool, micro_batch: int
+) -> Memory:
+    """What training with Unsloth takes at the longest prompt and completion."""
+    width, inner = shape.hidden_size, shape.intermediate_size
+    tokens = settings.max_prompt_length + settings.max_completion_length
+    adapter = _adapter_weights(shape, settings)
+    bytes_per_weight = FOUR_BIT if load_in_4bit else SIXTEEN_BIT
+    weights = shape.projection_weights * bytes_per_weight + shape.embedding_weights * SIXTEEN_BIT
+    kept = 2 * (shape.num_hidden_layers * width + KEPT_IN_TRAINING * inner)
+    training = (
+        adapter * ADAPTER_TRAINED
+        + (SIXTEEN_BIT * width * inner if load_in_4bit else 0)
+        + micro_batch * tokens * kept
+        + settings.max_completion_length * shape.vocab_size * BYTES_PER_LOGIT
+    )
+    generation = settings.generation_batch_size * _drawing_bytes(shape, settings, tokens)
+    return Memory(
+        weights_gb=weights / GB,
+        adapter_gb=adapter * ADAPTER_LOADED / GB,
+        training_gb=training / GB,
+        generation_gb=generation / GB,
+    )
+
+
+def micro_batches(settings: Settings) -> Iterator[int]:
+    """How many completions may be trained on at once, the most first."""
+    total = settings.generation_batch_size
+    most = min(settings.per_device_train_batch_size, ROWS_AT_ONCE)
+    return (rows for rows in range(most, 0, -1) if total % rows == 0)
 
 
 def versions() -> dict[str, str]:
     """The versions of the packages that decide how a run goes."""
     return {package: version(package) for package in PACKAGES}
+
+
+def _adapter_weights(shape: ModelShape, settings: Settings) -> int:
+    widths = sum(sum(shape.projections.get(name, (0, 0))) for name in settings.lora_targets)
+    return settings.lora_rank * widths * shape.num_hidden_layers
+
+
+def _vllm_gb(shape: ModelShape, settings: Settings, memory: Memory) -> float:
+    """The weights, which training shares, and a cache for twice the completions of a step."""
+    tokens = settings.generation_batch_size * settings.max_seq_length
+    return memory.weights_gb + 2 * tokens * shape.cache_bytes / GB + VLLM_GB
+
+
+def _drawing_bytes(shape: ModelShape, settings: Settings, tokens: int) -> float:
+    """What one completion takes while it is drawn: its cache, and its prompt when that is read."""
+    prompt = settings.max_prompt_length * 2 * KEPT_IN_PREFILL * shape.intermediate_size
+    return tokens * shape.cache_bytes + prompt
+
+
+def _draw_at_once(gpu: Gpu, shape: ModelShape, settings: Settings, memory: Memory) -> int:
+    one = _drawing_bytes(shape, settings, settings.max_seq_length)
+    free_gb = gpu.usable_gb - memory.weights_gb - memory.adapter_gb
+    return max(1, min(DRAW_AT_ONCE, int(free_gb * GB / one)))
+
+
+def _utilization(gpu: Gpu, memory: Memory, vllm_gb: float) -> float:
+    """The share of the GPU that vLLM gets: what it needs, and up to half where that is free."""
+    if not vllm_gb:
+        return 0.0
+    free_gb = gpu.usable_gb - memory.adapter_gb - memory.training_gb
+    return math.floor(100 * max(vllm_gb, min(gpu.memory_gb / 2, free_gb)) / gpu.memory_gb) / 100
+
+
+def _check_choices(use_vllm: bool | Auto, load_in_4bit: bool | Auto) -> None:
+    for name, choice in (("USE_VLLM", use_vllm), ("LOAD_IN_4BIT", load_in_4bit)):
+        if not isinstance(choice, bool) and choice != "auto":
+            raise ValueError(f'{name} must be True, False or "auto", got {choice!r}')
+
+
+def _because(choice: bool | Auto, reason: str) -> str:
+    return reason if choice == "auto" else "as asked for"
+
+
+def _needed_gb(memory: Memory, vllm_gb: float) -> float:
+    return vllm_gb + memory.adapter_gb + memory.training_gb if vllm_gb else memory.peak_gb
+
+
+def _advice(gpu: Gpu, shape: ModelShape, settings: Settings, vllm: bool, four_bit: bool) -> str:
+    """What is missing, and the ways out, for the choices that take the least."""
+    shortest = replace(settings, max_prompt_length=1, max_completion_length=1)
+    memories = [
+        estimate(shape, lengths, load_in_4bit=four_bit, micro_batch=1)
+        for lengths in (settings, shortest)
+    ]
+    full, least = (
+        _needed_gb(memory, _vllm_gb(shape, settings, memory) if vllm else 0.0)
+        for memory in memories
+    )
+    asked_for = (("USE_VLLM", vllm), ("LOAD_IN_4BIT", not four_bit))
+    ways = [f'set {name} = "auto"' for name, overruled in asked_for if overruled]
+    room = (gpu.usable_gb - least) / (full - least)
+    if room > 0.05:
+        ways.append(
+            "lower max_prompt_length and max_completion_length, to "
+            f"{int(settings.max_prompt_length * room)} and "
+            f"{int(settings.max_completion_length * room)} tokens"
+        )
+    else:
+        ways.append(f"use a smaller model: the weights alone take {memories[0].weights_gb:.1f} GB")
+    return (
+        f"the run needs about {full:.1f} GB, one completion at a time, and {gpu.name} has "
+        f"{gpu.usable_gb:.1f} GB to use; {', or '.join(ways)}"
+    )

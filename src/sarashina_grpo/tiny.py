@@ -29,8 +29,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from tqdm import tqdm
 
 from sarashina_grpo import ARTIFACT
-from sarashina_grpo.backend import ENGINE, Messages, torch, transformers
+from sarashina_grpo.backend import ENGINE, Messages, shape_of, torch, transformers
 from sarashina_grpo.data import load_dataset, split_dataset
+from sarashina_grpo.hardware import ModelShape
 from sarashina_grpo.recipe import Course, Recipe
 from sarashina_grpo.recipes import get_recipe
 from sarashina_grpo.tags import TagFormat
@@ -108,6 +109,11 @@ def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def shape() -> ModelShape:
+    """The tiny model's sizes, known before it is built."""
+    return shape_of(transformers.LlamaConfig(**ARCHITECTURE))
 
 
 def _build_without_gpu(recipe: Recipe, seed: int, artifact: Path) -> None:

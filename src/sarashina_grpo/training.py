@@ -8,18 +8,27 @@ artifact/logs/<recipe>/<run>/events…              what TensorBoard reads
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sarashina_grpo import ARTIFACT, monitor, tiny
-from sarashina_grpo.backend import Policy, load_adapter, load_base, make_trainer
+from sarashina_grpo.backend import (
+    OutOfMemoryError,
+    Policy,
+    load_adapter,
+    load_base,
+    make_trainer,
+    read_shape,
+    rehearse,
+)
 from sarashina_grpo.data import LeftOut
 from sarashina_grpo.errors import UserError
-from sarashina_grpo.hardware import Plan
+from sarashina_grpo.hardware import Auto, Gpu, Plan, cpu_plan, make_plan
 from sarashina_grpo.recipe import Recipe, Sampling, Settings
 
 if TYPE_CHECKING:
@@ -99,7 +108,7 @@ class Run:
 
 def open_run(
     recipe: Recipe,
-    plan: Plan,
+    gpu: Gpu | None,
     *,
     model_name: str | None = None,
     dataset: str | None = None,
@@ -110,17 +119,32 @@ def open_run(
 ) -> Run:
     """Start a run in a folder of its own, or open the recipe's last one to go on with it.
 
-    The model is the recipe's on CUDA and the tiny one elsewhere, unless one is named; `dataset`,
-    `seed` and `max_steps` are the recipe's too.
+    The model is the recipe's where there is a GPU, else the tiny one, unless one is named;
+    `dataset`, `seed` and `max_steps` are the recipe's too.
 
     Raises:
         RunError: there is nothing to resume, or it was another model, dataset or setting.
         ValueError: `seed` or `max_steps` is out of range.
     """
-    name = _model_name(recipe, plan, model_name)
+    name = _model_name(recipe, gpu, model_name)
     settings = _settings(recipe, name, seed=seed, max_steps=max_steps)
     run = Run(recipe, settings, name, dataset, artifact, name="")
     return _reopen(run) if resume else _create(run)
+
+
+def plan_for(
+    run: Run, gpu: Gpu | None, use_vllm: bool | Auto = "auto", load_in_4bit: bool | Auto = "auto"
+) -> Plan:
+    """How to load and train the run's model on this machine.
+
+    Raises:
+        PlanError: nothing fits into the GPU.
+        ValueError: see `hardware.make_plan` and `hardware.cpu_plan`.
+    """
+    if gpu is None:
+        return cpu_plan(run.settings, use_vllm, load_in_4bit)
+    shape = tiny.shape() if run.is_tiny else read_shape(run.model_name)
+    return make_plan(gpu, shape, run.settings, use_vllm, load_in_4bit)
 
 
 def load_policy(run: Run, plan: Plan) -> Policy:
@@ -131,7 +155,7 @@ def load_policy(run: Run, plan: Plan) -> Policy:
 
 def open_model(
     recipe: Recipe,
-    plan: Plan,
+    gpu: Gpu | None,
     *,
     checkpoint: str | None = "latest",
     model_name: str | None = None,
@@ -144,7 +168,7 @@ def open_model(
         RunError: there is no such checkpoint, or it belongs to another recipe.
     """
     if checkpoint is None:
-        name = _model_name(recipe, plan, model_name)
+        name = _model_name(recipe, gpu, model_name)
         return Run(recipe, _settings(recipe, name, seed=seed), name, None, artifact, name="base")
     path = find_checkpoint(recipe, checkpoint, artifact)
     made = read_run_file(path.parent)
@@ -259,6 +283,35 @@ def check(run: Run, policy: Policy, prompts: int) -> list[str]:
     ]
 
 
+def preflight(run: Run, policy: Policy) -> list[str]:
+    """Rehearse a step at full length on the GPU, and say what it took and when the run may end.
+
+    Raises:
+        RunError: it does not fit; says what to lower.
+    """
+    settings = run.settings
+    if policy.plan.device == "cpu":
+        return ["no rehearsal on the CPU: there is no GPU memory to run out of"]
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds, peak_gb = rehearse(policy, settings, Path(folder), run.seed)
+    except OutOfMemoryError as error:
+        raise RunError(
+            f"a prompt of {settings.max_prompt_length} tokens and a completion of "
+            f"{settings.max_completion_length} do not fit into the GPU's memory "
+            f"({policy.plan.micro_batch} at once, {4 if policy.plan.load_in_4bit else 16} bits); "
+            "lower max_completion_length or max_prompt_length in the recipe"
+            + ("" if policy.plan.load_in_4bit else ", or set LOAD_IN_4BIT = True")
+            + (", or set USE_VLLM = False" if policy.plan.use_vllm else "")
+        ) from error
+    steps = settings.max_steps - run.first_step
+    left = timedelta(seconds=round(steps * seconds))
+    return [
+        f"a step at full length: {seconds:.1f} s, {peak_gb:.1f} GB at most",
+        f"{steps} such steps end in {left}, at {datetime.now() + left:%H:%M}; shorter ones sooner",
+    ]
+
+
 def train(run: Run, policy: Policy, dataset: Any) -> Any:
     """Train to the end, or on from the run's checkpoint; returns the trainer."""
     trainer = make_trainer(
@@ -274,8 +327,8 @@ def train(run: Run, policy: Policy, dataset: Any) -> Any:
     return trainer
 
 
-def _model_name(recipe: Recipe, plan: Plan, chosen: str | None) -> str:
-    return chosen or (recipe.model_name if plan.device == "cuda" else tiny.MODEL_NAME)
+def _model_name(recipe: Recipe, gpu: Gpu | None, chosen: str | None) -> str:
+    return chosen or (recipe.model_name if gpu else tiny.MODEL_NAME)
 
 
 def _settings(recipe: Recipe, model_name: str, **chosen: int | None) -> Settings:
