@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,7 +171,12 @@ def test_a_folder_without_a_model_has_no_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("given", "width"), [(None, 32), (48, 48)], ids=["left open", "given"])
 def test_the_width_of_a_head_follows_where_it_is_left_open(given: int | None, width: int) -> None:
     sizes = {**tiny.ARCHITECTURE, "head_dim": given}
-    assert backend.shape_of(SimpleNamespace(**sizes)).head_dim == width
+    assert backend.shape_of(backend.transformers.PretrainedConfig(**sizes)).head_dim == width
+
+
+def test_a_model_that_is_not_built_like_llama_is_refused() -> None:
+    with pytest.raises(BackendError, match="gpt2 has no intermediate_size"):
+        backend.shape_of(backend.transformers.GPT2Config())
 
 
 def test_the_estimate_counts_the_weights_that_are_loaded(recipe: Recipe, policy: Policy) -> None:
