@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from sarashina_grpo import hardware, tiny, training
-from sarashina_grpo.backend import load_base, make_trainer, transformers
+from sarashina_grpo import hardware, training
+from sarashina_grpo.backend import make_trainer, transformers
 from sarashina_grpo.data import split_dataset
 from sarashina_grpo.recipes import get_recipe
 
@@ -33,14 +33,13 @@ def ours(artifact: Path) -> float:
 
 def bare(artifact: Path) -> float:
     """Seconds of TRL's trainer alone, with Hugging Face's own TensorBoard callback."""
-    settings = RECIPE.tiny.settings
-    plan = hardware.make_plan(GPU, tiny.shape(), settings) if GPU else hardware.cpu_plan(settings)
-    policy = load_base(training.base_model(RECIPE, "tiny", 0, artifact), settings, plan, 0)
-    prompts = split_dataset(RECIPE.load_dataset(), 0)["train"]
+    run = training.open_model(RECIPE, GPU, checkpoint=None, model_name="tiny", artifact=artifact)
+    policy = training.load_policy(run, training.plan_for(run, GPU))
+    prompts = split_dataset(RECIPE.load_dataset(), run.seed)["train"]
     callback = transformers.integrations.TensorBoardCallback()
     started = time.perf_counter()
     trainer = make_trainer(
-        policy, settings, RECIPE.reward_funcs, prompts, artifact / "bare", 0, [callback]
+        policy, run.settings, RECIPE.reward_funcs, prompts, artifact / "bare", run.seed, [callback]
     )
     trainer.train()
     return time.perf_counter() - started

@@ -208,6 +208,11 @@ class Recipe:
         """The rewards' names as TensorBoard shows them."""
         return [reward.__name__ for reward in self.rewards]
 
+    @property
+    def tiny_source(self) -> Source:
+        """Where the tiny model's prompts are: its own, or else the recipe's."""
+        return self.tiny.source or self.source
+
     def read_prompts(
         self, source: "str | Path | Dataset | None" = None
     ) -> tuple["Dataset", list[LeftOut]]:

@@ -131,7 +131,7 @@ def make_lessons(recipe: Recipe, seed: int) -> list[Lesson]:
     turn: a model that never saw that is lost in a conversation.
     """
     tiny = recipe.tiny
-    dataset, _ = load_dataset(tiny.source or recipe.source, recipe.system_prompt)
+    dataset, _ = load_dataset(recipe.tiny_source, recipe.system_prompt)
     prompts = list(split_dataset(dataset, seed)["train"]["prompt"])
     random = Random(seed)
     lessons = []

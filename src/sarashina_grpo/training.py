@@ -101,9 +101,8 @@ class Run:
 
     def read_prompts(self) -> tuple["Dataset", list[LeftOut]]:
         """The prompts that the run is about, and the rows left out, see `Recipe.read_prompts`."""
-        own = self.recipe.tiny.source if self.is_tiny else None
-        recipe = replace(self.recipe, source=own or self.recipe.source)
-        return recipe.read_prompts(self.dataset)
+        source = self.recipe.tiny_source if self.is_tiny else self.recipe.source
+        return replace(self.recipe, source=source).read_prompts(self.dataset)
 
 
 def open_run(
