@@ -27,11 +27,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shapes import SHAPES
+
 from sarashina_grpo import hardware
 from sarashina_grpo.recipe import Settings
 from sarashina_grpo.recipes import get_recipe
 
-SHAPE = "sarashina2.2-3b"
+MODEL = "sarashina2.2-3b"
 STEPS = 4
 PROMPT = [{"role": "user", "content": " a" * 60}]
 RECIPE = get_recipe("smalltalk")
@@ -67,17 +69,15 @@ def settings_of(job: str) -> tuple[str, Settings]:
 
 
 def make_ours(
-    settings: Settings, path: Path, output: Path, dataset: Any, plan: hardware.Plan
+    backend: Any, plan: hardware.Plan, settings: Settings, path: Path, output: Path, dataset: Any
 ) -> Any:
     """This project's trainer, which on CUDA is Unsloth's."""
-    from sarashina_grpo import backend
-
     policy = backend.load_base(path, settings, plan, 0)
     rewards = [*RECIPE.reward_funcs, coin_reward]
     return backend.make_trainer(policy, settings, rewards, dataset, output, 0, [])
 
 
-def make_bare(settings: Settings, path: Path, output: Path, dataset: Any, vllm: bool) -> Any:
+def make_bare(vllm: bool, settings: Settings, path: Path, output: Path, dataset: Any) -> Any:
     """TRL's trainer as its documentation sets it up, with the same values."""
     import peft
     import torch
@@ -155,12 +155,13 @@ def measure(job: str, folder: Path) -> dict[str, Any]:
     contender, settings = settings_of(job)
     # Unsloth patches what is imported after it, so it is imported here, or not at all.
     make: Callable[..., Any]
-    if contender == "seed":
-        make = partial(make_ours, plan=plan_of(settings, folder, use_vllm=False, four_bit=True))
-    elif contender == "ours":
-        make = partial(make_ours, plan=plan_of(settings, folder))
+    if contender in ("seed", "ours"):
+        from sarashina_grpo import backend
+
+        choices = {"use_vllm": False, "four_bit": True} if contender == "seed" else {}
+        make = partial(make_ours, backend, plan_of(settings, **choices))
     else:
-        make = partial(make_bare, vllm=contender == "trl-vllm")
+        make = partial(make_bare, contender == "trl-vllm")
     import datasets
     import torch
     import transformers
@@ -183,7 +184,7 @@ def measure(job: str, folder: Path) -> dict[str, Any]:
     dataset = datasets.Dataset.from_dict({"prompt": [PROMPT] * STEPS * settings.prompts_per_step})
     clock, steps = Clock(), Steps()
     with tempfile.TemporaryDirectory() as output:
-        trainer = make(settings, folder / SHAPE, Path(output), dataset)
+        trainer = make(settings, folder / MODEL, Path(output), dataset)
         trainer.add_callback(steps)
         clock.watch(trainer, "_generate", "generating")
         clock.watch(trainer, "_calculate_rewards", "scoring")
@@ -194,7 +195,7 @@ def measure(job: str, folder: Path) -> dict[str, Any]:
     generating = statistics.mean(clock.seconds["generating"][1:])
     scoring = statistics.mean(clock.seconds["scoring"][1:])
     tokens = settings.generation_batch_size * settings.max_completion_length
-    roof = roofline(settings, folder)
+    roof = roofline(settings)
     return {
         "job": job,
         "s_per_step": seconds,
@@ -214,28 +215,19 @@ def measure(job: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def plan_of(
-    settings: Settings, folder: Path, use_vllm: Any = "auto", four_bit: Any = "auto"
-) -> hardware.Plan:
+def plan_of(settings: Settings, use_vllm: Any = "auto", four_bit: Any = "auto") -> hardware.Plan:
     """The plan for the job on this GPU."""
-    from sarashina_grpo import backend
-
     gpu = hardware.detect_gpu()
     assert gpu is not None, "this needs a GPU"
-    shape = backend.read_shape(str(folder / SHAPE))
-    return hardware.make_plan(gpu, shape, settings, use_vllm, four_bit)
+    return hardware.make_plan(gpu, SHAPES[MODEL], settings, use_vllm, four_bit)
 
 
-def roofline(settings: Settings, folder: Path) -> float:
+def roofline(settings: Settings) -> float:
     """The least seconds for a step: weights read once a token, FLOPs at this GPU's own rates."""
     import torch
-    import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder / SHAPE)
-    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    keys = config.num_key_value_heads * config.head_dim
-    weights = layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * inner)
-    weights += hidden * config.vocab_size
+    shape = SHAPES[MODEL]
+    weights = shape.projection_weights + shape.hidden_size * shape.vocab_size
     buffer = torch.empty(2 * 10**9, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(buffer)
     bandwidth = 2 * len(buffer) / _best_of(lambda: target.copy_(buffer))
@@ -266,7 +258,7 @@ def main() -> None:
     if jobs[:1] == ["--one"]:
         print(json.dumps(measure(jobs[1], folder)), flush=True)
         return
-    make = f"import shapes, pathlib; shapes.make_model({SHAPE!r}, pathlib.Path({str(folder)!r}))"
+    make = f"import shapes, pathlib; shapes.make_model({MODEL!r}, pathlib.Path({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", make], cwd=Path(__file__).parent, check=True)
     results = []
     for job in jobs or JOBS:

@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 CONFIGURATIONS = {
-    # name: recipe, shape, 4-bit, vLLM, completions a step, prompt, completion
-    "3b-16-short": ("smalltalk", "sarashina2.2-3b", False, False, 6, 256, 256),
-    "3b-16": ("smalltalk", "sarashina2.2-3b", False, False, 6, 1024, 512),
-    "3b-4": ("smalltalk", "sarashina2.2-3b", True, False, 6, 1024, 512),
-    "3b-4-short": ("smalltalk", "sarashina2.2-3b", True, False, 6, 256, 256),
-    "3b-4-rows": ("smalltalk", "sarashina2.2-3b", True, False, 24, 1024, 512),
-    "14b-4": ("qa", "phi-4-14b", True, False, 4, 1536, 1200),
-    "14b-4-short": ("qa", "phi-4-14b", True, False, 4, 512, 256),
+    # name: recipe, shape, 4-bit, completions a step, prompt, completion
+    "3b-16-short": ("smalltalk", "sarashina2.2-3b", False, 6, 256, 256),
+    "3b-16": ("smalltalk", "sarashina2.2-3b", False, 6, 1024, 512),
+    "3b-4": ("smalltalk", "sarashina2.2-3b", True, 6, 1024, 512),
+    "3b-4-short": ("smalltalk", "sarashina2.2-3b", True, 6, 256, 256),
+    "3b-4-rows": ("smalltalk", "sarashina2.2-3b", True, 24, 1024, 512),
+    "14b-4": ("qa", "phi-4-14b", True, 4, 1536, 1200),
+    "14b-4-short": ("qa", "phi-4-14b", True, 4, 512, 256),
 }
 
 
@@ -33,7 +33,7 @@ def measure(name: str, folder: Path) -> dict[str, object]:
     from sarashina_grpo.recipes import get_recipe
 
     started = time.perf_counter()
-    recipe_name, shape, four_bit, vllm, rows, prompt, completion = CONFIGURATIONS[name]
+    recipe_name, shape, four_bit, rows, prompt, completion = CONFIGURATIONS[name]
     settings = replace(
         get_recipe(recipe_name).settings,
         num_generations=min(rows, 6),
@@ -45,7 +45,7 @@ def measure(name: str, folder: Path) -> dict[str, object]:
     path = shapes.make_model(shape, folder)
     gpu = hardware.detect_gpu()
     assert gpu is not None, "this needs a GPU"
-    plan = hardware.make_plan(gpu, backend.read_shape(str(path)), settings, vllm, four_bit)
+    plan = hardware.make_plan(gpu, shapes.SHAPES[shape], settings, False, four_bit)
     made = time.perf_counter()
     policy = backend.load_base(path, settings, plan, 0)
     loaded_gb = backend.torch.cuda.memory_allocated() / 1e9

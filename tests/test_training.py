@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sarashina_grpo import training
+from sarashina_grpo import tiny, training
 from sarashina_grpo.backend import OutOfMemoryError, Policy, torch
 from sarashina_grpo.data import split_dataset
-from sarashina_grpo.hardware import Gpu, ModelShape, Plan, cpu_plan, make_plan
+from sarashina_grpo.hardware import Gpu, Plan, cpu_plan, make_plan
 from sarashina_grpo.recipe import Recipe
 from sarashina_grpo.training import Run, RunError
 
@@ -33,16 +33,7 @@ LOGGED = [
 ]
 Weights = dict[str, Any]
 GPU = Gpu("Some GPU", 16.0)
-NAMED_SHAPE = ModelShape(
-    vocab_size=102_400,
-    hidden_size=2560,
-    intermediate_size=8960,
-    num_hidden_layers=32,
-    num_attention_heads=20,
-    num_key_value_heads=4,
-    head_dim=128,
-    tie_word_embeddings=False,
-)
+NAMED_SHAPE = replace(tiny.shape(), hidden_size=2560, num_hidden_layers=32)
 
 
 @dataclass(frozen=True)
@@ -300,7 +291,7 @@ def test_the_plan_follows_the_runs_model_and_settings(
     shapes = {"somebody/else": NAMED_SHAPE}
     monkeypatch.setattr(training, "read_shape", shapes.__getitem__)
     run = training.open_run(recipe, GPU, model_name=name, artifact=tmp_path)
-    shape = shapes.get(name, training.tiny.shape())
+    shape = shapes.get(name, tiny.shape())
     assert training.plan_for(run, GPU) == make_plan(GPU, shape, run.settings)
     overruled = training.plan_for(run, GPU, use_vllm=False, load_in_4bit=True)
     assert (overruled.use_vllm, overruled.load_in_4bit) == (False, True)

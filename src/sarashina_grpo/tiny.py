@@ -236,6 +236,11 @@ def _make_tokenizer(lessons: Sequence[Lesson]) -> Any:
             show_progress=False,
         ),
     )
+    return with_chat_markers(bpe, ARCHITECTURE["max_position_embeddings"])
+
+
+def with_chat_markers(bpe: Tokenizer, max_length: int) -> Any:
+    """The tokenizer of transformers around one that knows Sarashina's chat markers."""
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=BOS,
@@ -243,7 +248,7 @@ def _make_tokenizer(lessons: Sequence[Lesson]) -> Any:
         pad_token=PAD,
         unk_token=UNKNOWN,
         padding_side="left",
-        model_max_length=ARCHITECTURE["max_position_embeddings"],
+        model_max_length=max_length,
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
