@@ -1,29 +1,31 @@
 """What does a GRPO step cost, and where does its time go? All contenders on one GPU, in turn.
 
-    uv run python benchmarks/grpo_step.py FOLDER [CONTENDER:COMPLETIONSxTOKENS ...]
+    uv run python benchmarks/grpo_step.py FOLDER [CONTENDER:SIZE[,SIZE ...] ...]
 
-Each job has a process of its own, the same model (Sarashina's shape, random weights, made in
-FOLDER), the same prompts of about 128 tokens, the same rewards and LoRA settings:
+A size is PROMPTSxGROUPxTOKENS: 8x8x256 is 64 completions of 256 tokens. Each job has a process
+of its own, the same model (Sarashina's shape, random weights, made in FOLDER), the same prompts
+of about 128 tokens, the same rewards and LoRA settings:
 
     seed      Unsloth, 4-bit, Hugging Face generation: the settings of the seed's notebook
     trl       TRL alone, 16-bit, Hugging Face generation
     trl-vllm  TRL alone, 16-bit, vLLM in the same process
+    unsloth   Unsloth, 16-bit, vLLM, everything else as Unsloth has it
     ours      this project, as `hardware.make_plan` plans it
 
 Prints a table, and writes what it measured to FOLDER/grpo_step.json.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,16 @@ STEPS = 4
 PROMPT = [{"role": "user", "content": " a" * 60}]
 RECIPE = get_recipe("smalltalk")
 JOBS = (
-    *("seed:6x256", "trl:6x256", "trl-vllm:6x256", "ours:6x256"),
-    *("trl-vllm:64x256", "ours:64x256", "trl-vllm:128x256", "ours:128x256"),
+    *("seed:1x6x256", "trl:1x6x256", "unsloth:1x6x256"),
+    *("trl-vllm:1x6x256", "trl-vllm:8x8x256", "trl-vllm:16x8x256"),
+    "ours:1x6x256,8x8x256,16x8x256",
+    "ours:1x8x256,1x8x512,1x8x1024,1x8x2048",
+    "ours:1x4x256,1x16x256,1x32x256,1x64x256",
 )
+PLANNED = {"seed": {"use_vllm": False, "load_in_4bit": True}, "unsloth": {"use_vllm": True}}
 COLUMNS = (
-    *("job", "s_per_step", "generating_s", "scoring_s", "training_s", "saving_s"),
-    *("tokens_per_s", "peak_gb", "first_step_after_s", "roofline_s", "over_roofline"),
+    *("contender", "size", "s_per_step", "generating_s", "scoring_s", "training_s", "saving_s"),
+    *("tokens_per_s", "peak_gb", "ready_s", "first_step_s", "roofline_s", "over_roofline"),
 )
 
 
@@ -52,14 +58,14 @@ def coin_reward(*, completions: list[Any], **_: Any) -> list[float]:
     return [float(number % 2) for number in range(len(completions))]
 
 
-def settings_of(job: str) -> tuple[str, Settings]:
-    """The contender, and the recipe's settings with the job's batch and length."""
-    contender, _, size = job.partition(":")
-    completions, tokens = map(int, size.split("x"))
-    return contender, replace(
+def settings_of(size: str) -> Settings:
+    """The recipe's settings with the size's batch and length."""
+    prompts, group, tokens = map(int, size.split("x"))
+    return replace(
         RECIPE.settings,
-        num_generations=6 if completions % 6 == 0 else 8,
-        per_device_train_batch_size=completions,
+        num_generations=group,
+        per_device_train_batch_size=prompts * group,
+        gradient_accumulation_steps=1,
         max_prompt_length=128,
         max_completion_length=tokens,
         max_seq_length=128 + tokens,
@@ -68,57 +74,87 @@ def settings_of(job: str) -> tuple[str, Settings]:
     )
 
 
-def make_ours(
-    backend: Any, plan: hardware.Plan, settings: Settings, path: Path, output: Path, dataset: Any
-) -> Any:
-    """This project's trainer, which on CUDA is Unsloth's."""
-    policy = backend.load_base(path, settings, plan, 0)
-    rewards = [*RECIPE.reward_funcs, coin_reward]
-    return backend.make_trainer(policy, settings, rewards, dataset, output, 0, [])
+def unsloth_trainers(contender: str, sizes: Sequence[str], path: Path) -> Callable[..., Any]:
+    """Makes this project's trainers, which on CUDA are Unsloth's, around one loaded model."""
+    from sarashina_grpo import backend
+
+    def plan(settings: Settings) -> hardware.Plan:
+        gpu = hardware.detect_gpu()
+        assert gpu is not None, "this needs a GPU"
+        return hardware.make_plan(gpu, SHAPES[MODEL], settings, **PLANNED.get(contender, {}))
+
+    def cost(settings: Settings) -> int:
+        return settings.generation_batch_size * settings.max_seq_length
+
+    longest = max(settings_of(size).max_seq_length for size in sizes)
+    largest = max((settings_of(size) for size in sizes), key=cost)
+    policy = backend.load_base(
+        path, replace(largest, max_seq_length=longest), plan(largest), seed=0
+    )
+    # As Unsloth does without a word from us: all rows at once, in four pieces each.
+    bare = {"gradient_accumulation_steps": 1, "unsloth_logit_chunk_multiplier": None}
+
+    def make(settings: Settings, dataset: Any, output: Path) -> Any:
+        rows = {"per_device_train_batch_size": settings.generation_batch_size}
+        return backend.make_trainer(
+            replace(policy, plan=plan(settings)),
+            settings,
+            [*RECIPE.reward_funcs, coin_reward],
+            dataset,
+            output,
+            0,
+            [],
+            **(bare | rows if contender == "unsloth" else {}),
+        )
+
+    return make
 
 
-def make_bare(vllm: bool, settings: Settings, path: Path, output: Path, dataset: Any) -> Any:
-    """TRL's trainer as its documentation sets it up, with the same values."""
+def bare_trainers(contender: str, path: Path) -> Callable[..., Any]:
+    """Makes TRL's trainer as its documentation sets it up, with the same values."""
     import peft
     import torch
     import transformers
     import trl
 
-    rows = next(iter(hardware.micro_batches(settings)))
-    on_gpu = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.4}
-    options = trl.GRPOConfig(
-        output_dir=str(output),
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=settings.generation_batch_size // rows,
-        num_generations=settings.num_generations,
-        max_completion_length=settings.max_completion_length,
-        learning_rate=settings.learning_rate,
-        optim=settings.optim,
-        max_grad_norm=settings.max_grad_norm,
-        max_steps=settings.max_steps,
-        save_steps=settings.save_steps,
-        bf16=True,
-        gradient_checkpointing=True,
-        logging_steps=1,
-        report_to="none",
-        **(on_gpu | {"vllm_max_model_length": settings.max_seq_length} if vllm else {}),
-    )
-    adapter = peft.LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        target_modules=list(settings.lora_targets),
-        task_type="CAUSAL_LM",
-    )
-    return trl.GRPOTrainer(
-        model=transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.bfloat16, device_map="cuda"
-        ),
-        processing_class=transformers.AutoTokenizer.from_pretrained(path, padding_side="left"),
-        reward_funcs=[*RECIPE.reward_funcs, coin_reward],
-        args=options,
-        train_dataset=dataset,
-        peft_config=adapter,
-    )
+    def make(settings: Settings, dataset: Any, output: Path) -> Any:
+        rows = next(iter(hardware.micro_batches(settings)))
+        vllm = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.4}
+        options = trl.GRPOConfig(
+            output_dir=str(output),
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=settings.generation_batch_size // rows,
+            num_generations=settings.num_generations,
+            max_completion_length=settings.max_completion_length,
+            learning_rate=settings.learning_rate,
+            optim=settings.optim,
+            max_grad_norm=settings.max_grad_norm,
+            max_steps=settings.max_steps,
+            save_steps=settings.save_steps,
+            bf16=True,
+            gradient_checkpointing=True,
+            logging_steps=1,
+            report_to="none",
+            **(vllm if contender == "trl-vllm" else {}),
+        )
+        adapter = peft.LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            target_modules=list(settings.lora_targets),
+            task_type="CAUSAL_LM",
+        )
+        return trl.GRPOTrainer(
+            model=transformers.AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.bfloat16, device_map="cuda"
+            ),
+            processing_class=transformers.AutoTokenizer.from_pretrained(path, padding_side="left"),
+            reward_funcs=[*RECIPE.reward_funcs, coin_reward],
+            args=options,
+            train_dataset=dataset,
+            peft_config=adapter,
+        )
+
+    return make
 
 
 class Clock:
@@ -148,20 +184,20 @@ class Clock:
 
         setattr(owner, method, timed)
 
+    def mean(self, name: str, skip: int = 0) -> float:
+        """The mean of a name's seconds, without the first few."""
+        return statistics.mean(self.seconds[name][skip:])
 
-def measure(job: str, folder: Path) -> dict[str, Any]:
-    """Load, train STEPS steps, and say what each part took; the first step is left out."""
+
+def measure(contender: str, sizes: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Load, train STEPS steps of each size, and say what each part took after the first step."""
     started = time.perf_counter()
-    contender, settings = settings_of(job)
+    path = folder / MODEL
     # Unsloth patches what is imported after it, so it is imported here, or not at all.
-    make: Callable[..., Any]
-    if contender in ("seed", "ours"):
-        from sarashina_grpo import backend
-
-        choices = {"use_vllm": False, "four_bit": True} if contender == "seed" else {}
-        make = partial(make_ours, backend, plan_of(settings, **choices))
+    if contender in ("trl", "trl-vllm"):
+        make = bare_trainers(contender, path)
     else:
-        make = partial(make_bare, contender == "trl-vllm")
+        make = unsloth_trainers(contender, sizes, path)
     import datasets
     import torch
     import transformers
@@ -181,45 +217,43 @@ def measure(job: str, folder: Path) -> dict[str, Any]:
             torch.cuda.synchronize()
             self.ended.append(time.perf_counter())
 
-    dataset = datasets.Dataset.from_dict({"prompt": [PROMPT] * STEPS * settings.prompts_per_step})
-    clock, steps = Clock(), Steps()
-    with tempfile.TemporaryDirectory() as output:
-        trainer = make(settings, folder / MODEL, Path(output), dataset)
-        trainer.add_callback(steps)
-        clock.watch(trainer, "_generate", "generating")
-        clock.watch(trainer, "_calculate_rewards", "scoring")
-        clock.watch(trainer, "_save_checkpoint", "saving")
-        trainer.train()
-    lasted = [end - begin for begin, end in zip(steps.begun, steps.ended, strict=True)][1:]
-    seconds = statistics.mean(lasted)
-    generating = statistics.mean(clock.seconds["generating"][1:])
-    scoring = statistics.mean(clock.seconds["scoring"][1:])
-    tokens = settings.generation_batch_size * settings.max_completion_length
-    roof = roofline(settings)
-    return {
-        "job": job,
-        "s_per_step": seconds,
-        "generating_s": generating,
-        "scoring_s": scoring,
-        "training_s": seconds - generating - scoring,
-        "saving_s": statistics.mean(clock.seconds["saving"]),
-        "tokens_per_s": tokens / seconds,
-        "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
-        "first_step_after_s": steps.begun[0] - started,
-        "first_step_s": steps.ended[0] - steps.begun[0],
-        "roofline_s": roof,
-        "over_roofline": seconds / roof,
-        "all_steps_s": lasted,
-        "gpu": torch.cuda.get_device_name(),
-        "versions": hardware.versions(),
-    }
-
-
-def plan_of(settings: Settings, use_vllm: Any = "auto", four_bit: Any = "auto") -> hardware.Plan:
-    """The plan for the job on this GPU."""
-    gpu = hardware.detect_gpu()
-    assert gpu is not None, "this needs a GPU"
-    return hardware.make_plan(gpu, SHAPES[MODEL], settings, use_vllm, four_bit)
+    for size in sizes:
+        settings = settings_of(size)
+        prompts = [PROMPT] * STEPS * settings.prompts_per_step
+        clock, steps = Clock(), Steps()
+        torch.cuda.reset_peak_memory_stats()
+        with tempfile.TemporaryDirectory() as output:
+            dataset = datasets.Dataset.from_dict({"prompt": prompts})
+            trainer = make(settings, dataset, Path(output))
+            trainer.add_callback(steps)
+            clock.watch(trainer, "_generate", "generating")
+            clock.watch(trainer, "_calculate_rewards", "scoring")
+            clock.watch(trainer, "_save_checkpoint", "saving")
+            trainer.train()
+        lasted = [end - begin for begin, end in zip(steps.begun, steps.ended, strict=True)]
+        seconds = statistics.mean(lasted[1:])
+        generating, scoring = clock.mean("generating", 1), clock.mean("scoring", 1)
+        tokens = settings.generation_batch_size * settings.max_completion_length
+        roof = roofline(settings)
+        yield {
+            "contender": contender,
+            "size": size,
+            "s_per_step": seconds,
+            "generating_s": generating,
+            "scoring_s": scoring,
+            "training_s": seconds - generating - scoring,
+            "saving_s": clock.mean("saving"),
+            "tokens_per_s": tokens / seconds,
+            "peak_gb": torch.cuda.max_memory_reserved() / 1e9,
+            "ready_s": steps.begun[0] - started,
+            "first_step_s": lasted[0],
+            "roofline_s": roof,
+            "over_roofline": seconds / roof,
+            "all_steps_s": lasted,
+            "gpu": torch.cuda.get_device_name(),
+            "versions": hardware.versions(),
+        }
+        started = time.perf_counter()
 
 
 def roofline(settings: Settings) -> float:
@@ -234,8 +268,8 @@ def roofline(settings: Settings) -> float:
     matrix = torch.ones(8192, 8192, dtype=torch.bfloat16, device="cuda")
     rate = 2 * 8192**3 / _best_of(lambda: matrix @ matrix)
     reading = settings.max_completion_length * 2 * weights / bandwidth
-    # Forward, recomputed forward, and the gradients of activations: the weights have none.
-    flops = 6 * weights * settings.generation_batch_size * settings.max_seq_length
+    # Forward, and the gradients of activations: the weights have none.
+    flops = 4 * weights * settings.generation_batch_size * settings.max_seq_length
     return reading + flops / rate
 
 
@@ -252,29 +286,48 @@ def _best_of(work: Callable[[], Any], times: int = 10) -> float:
     return min(seconds)
 
 
+def run_job(job: str, folder: Path) -> Iterator[dict[str, Any]]:
+    """What a process of its own measures."""
+    contender = job.partition(":")[0]
+    # What this project asks of Unsloth, see `backend`, is not Unsloth's own choice.
+    plain = {} if contender == "ours" else {"UNSLOTH_VLLM_MERGED_ROLLOUT": "0"}
+    command = [sys.executable, __file__, str(folder), "--one", job]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **plain}
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith('{"contender"'):
+                yield json.loads(line)
+    if process.returncode:
+        print(f"{job} failed with {process.returncode}", file=sys.stderr)
+
+
+def print_table(results: Sequence[dict[str, Any]]) -> None:
+    """The results in Markdown, a row a size."""
+    for cells in (COLUMNS, ["---"] * len(COLUMNS)):
+        print("|", " | ".join(cells), "|")
+    for result in results:
+        cells = [result[name] for name in COLUMNS]
+        print("|", " | ".join(f"{c:.2f}" if isinstance(c, float) else c for c in cells), "|")
+
+
 def main() -> None:
-    """Measure each job in a process of its own, and print the table."""
+    """Measure each job, and print the table."""
     folder, *jobs = Path(sys.argv[1]), *sys.argv[2:]
     if jobs[:1] == ["--one"]:
-        print(json.dumps(measure(jobs[1], folder)), flush=True)
+        contender, _, sizes = jobs[1].partition(":")
+        for result in measure(contender, sizes.split(","), folder):
+            print(json.dumps(result), flush=True)
         return
     make = f"import shapes, pathlib; shapes.make_model({MODEL!r}, pathlib.Path({str(folder)!r}))"
     subprocess.run([sys.executable, "-c", make], cwd=Path(__file__).parent, check=True)
     results = []
     for job in jobs or JOBS:
-        command = [sys.executable, __file__, str(folder), "--one", job]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        lines = [line for line in done.stdout.splitlines() if line.startswith('{"job"')]
-        if done.returncode or not lines:
-            print(f"{job} failed with {done.returncode}", file=sys.stderr)
-            continue
-        results.append(json.loads(lines[-1]))
-        (folder / "grpo_step.json").write_text(json.dumps(results, indent=2))
-    for cells in (COLUMNS, ["---"] * len(COLUMNS)):
-        print("|", " | ".join(cells), "|")
-    for result in results:
-        cells = [result[name] for name in COLUMNS]
-        print("|", " | ".join(f"{c:.2f}" if isinstance(c, float) else str(c) for c in cells), "|")
+        for result in run_job(job, folder):
+            results.append(result)
+            (folder / "grpo_step.json").write_text(json.dumps(results, indent=2))
+    print_table(results)
 
 
 if __name__ == "__main__":

@@ -259,7 +259,7 @@ def _run_lessons(model: Any, tokenizer: Any, lessons: Sequence[Lesson], recipe: 
     batches = _batches(tokenizer, lessons, tiny.lesson_batch_size)
     progress = tqdm(batches, total=tiny.lessons, desc="teaching the tiny model", mininterval=5)
     steps = iter(progress)
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     model.train()
     for course in tiny.courses:
         schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -97,15 +97,15 @@ RECIPE = Recipe(
             max_seq_length=352,
             max_prompt_length=256,
             max_completion_length=64,
-            max_steps=120,
-            save_steps=60,
+            max_steps=100,
+            save_steps=50,
             seed=0,
         ),
         source=Source(path=TINY_SOLUTIONS, prompt_column="question", answer_column="answer"),
         courses=(
             Course(
                 demonstrate=from_solutions(TINY_SOLUTIONS),
-                lessons=1000,
+                lessons=850,
                 learning_rate=1e-3,
                 well_formed=1.0,
             ),
