@@ -158,6 +158,12 @@ def test_the_plans_rows_are_trained_at_once_and_as_many_a_step(
     assert options.get("unsloth_logit_chunk_multiplier") == (1 if engine == "Unsloth" else None)
 
 
+def test_rows_that_do_not_make_a_step_are_refused(recipe: Recipe, plan: Plan) -> None:
+    uneven = replace(plan, micro_batch=4)
+    with pytest.raises(ValueError, match="6 completions a step do not divide into parts of 4"):
+        backend._trainer_options(recipe.settings, uneven, Path("anywhere"), 0)
+
+
 def test_a_models_shape_is_read_from_its_folder(recipe: Recipe, artifact: Path) -> None:
     folder = training.base_model(recipe, "tiny", 0, artifact)
     assert backend.read_shape(folder) == tiny.shape()

@@ -221,6 +221,13 @@ def test_a_run_is_not_resumed_with_other_settings(
         training.open_run(with_settings(short, **changed), None, resume=True, artifact=killed)
 
 
+def test_the_completions_of_a_step_can_be_chosen(recipe: Recipe, tmp_path: Path) -> None:
+    run = training.open_run(recipe, None, completions=64, artifact=tmp_path)
+    assert run.settings.generation_batch_size == 64
+    with pytest.raises(ValueError, match="7 completions a step do not divide into groups of"):
+        training.open_run(recipe, None, completions=7, artifact=tmp_path)
+
+
 def test_nothing_to_resume_is_said(short: Recipe, tmp_path: Path) -> None:
     training.open_run(short, None, artifact=tmp_path)
     with pytest.raises(RunError, match="RESUME = False"):

@@ -7,10 +7,11 @@ and `peft` from here.
 import logging
 import os
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 # Threads that wait by spinning slow one another down tenfold where the cores are shared.
@@ -19,11 +20,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from sarashina_grpo import ARTIFACT
+from sarashina_grpo.hardware import STANDBY_OPTIONS, ModelShape, Plan, detect_gpu
 
-# Unsloth writes the code it generates into the working directory, unless it is told where.
-os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(ARTIFACT / "unsloth_compiled_cache"))
+UNSLOTH_OPTIONS = {
+    # Else Unsloth writes the code it generates into the working directory.
+    "UNSLOTH_COMPILE_LOCATION": str(ARTIFACT / "unsloth_compiled_cache"),
+    # Score a completion at a time and again for the gradient. Otherwise the loop over all of them
+    # is unrolled and compiled as one: 8 took 20 s, 64 did not end in 280 s.
+    "UNSLOTH_GRPO_LOGPROB_RECOMPUTE": "1",
+    # Else a group's prompt is read once where vLLM does not draw, which takes a compiler and at
+    # first twice the memory, to save time where drawing takes most of it.
+    "UNSLOTH_GRPO_PREFIX_GROUPER": "0",
+    # Put the adapter into 16-bit weights while vLLM draws, and take it out to the last bit.
+    "UNSLOTH_VLLM_MERGED_ROLLOUT": "1",
+}
 
-if torch.cuda.is_available():
+GPU = detect_gpu()
+if GPU:
+    for name, value in {**UNSLOTH_OPTIONS, **(STANDBY_OPTIONS if GPU.standby else {})}.items():
+        os.environ.setdefault(name, value)
     import unsloth
 else:
     # It misses a kernel for 4-bit weights on the CPU, which nothing here uses.
@@ -35,15 +50,15 @@ import trl
 from torch.utils.tensorboard import SummaryWriter
 from trl import import_utils as trl_import_utils
 
-if not torch.cuda.is_available():
+if not GPU:
     # TRL imports vLLM wherever it is installed, and that takes nine seconds it cannot use here.
     trl_import_utils.is_vllm_available = lambda min_version=None: False
 
-from sarashina_grpo.hardware import ModelShape, Plan
 from sarashina_grpo.recipe import Sampling, Settings
 
-ENGINE: Literal["Unsloth", "TRL"] = "Unsloth" if torch.cuda.is_available() else "TRL"
+ENGINE: Literal["Unsloth", "TRL"] = "Unsloth" if GPU else "TRL"
 
+DRAWN_BY_VLLM = 64  # completions at once, at least, when a model is evaluated
 EPSILON = 0.2  # TRL's clipping range of the probability ratio, the same up and down
 
 Messages = list[dict[str, str]]
@@ -257,6 +272,7 @@ def rehearse(
     before = [weight.detach().clone() for weight in trained]
     prompt = _prompt_of_length(policy, settings.max_prompt_length)
     least = "min_tokens" if policy.plan.use_vllm else "min_new_tokens"
+    to_the_end = {least: settings.max_completion_length}
     trainer = make_trainer(
         policy,
         settings,
@@ -268,7 +284,7 @@ def rehearse(
         max_steps=2,
         save_strategy="no",
         disable_tqdm=True,
-        generation_kwargs={least: settings.max_completion_length},
+        generation_kwargs=_generation_options(policy.plan) | to_the_end,
     )
     trainer.remove_callback(transformers.PrinterCallback)
     torch.cuda.reset_peak_memory_stats()
@@ -307,6 +323,8 @@ def _load_weights(name: str, settings: Settings, plan: Plan, seed: int) -> tuple
         vllm_options = {
             "max_lora_rank": settings.lora_rank,
             "gpu_memory_utilization": plan.gpu_memory_utilization,
+            # Each size up to this one is captured as a CUDA graph before the first token.
+            "max_num_seqs": max(settings.generation_batch_size, DRAWN_BY_VLLM),
         }
         return unsloth.FastLanguageModel.from_pretrained(
             name,
@@ -350,32 +368,45 @@ def _draw(policy: Policy, texts: Sequence[str], sampling: Sampling, **options: A
 def _generate_with_vllm(
     policy: Policy, texts: Sequence[str], sampling: Sampling, seed: int
 ) -> list[str]:
-    outputs = policy.model.fast_generate(
-        [_vllm_prompt(policy, text) for text in texts],
-        # With one seed for all of them, replies to similar prompts are alike.
-        sampling_params=[_vllm_sampling(sampling, seed + n) for n in range(len(texts))],
-        lora_request=_vllm_adapter(policy),
-        use_tqdm=False,
-    )
+    with _vllm_awake(policy):
+        outputs = policy.model.fast_generate(
+            [_vllm_prompt(policy, text) for text in texts],
+            # With one seed for all of them, replies to similar prompts are alike.
+            sampling_params=[_vllm_sampling(sampling, seed + n) for n in range(len(texts))],
+            lora_request=_vllm_adapter(policy),
+            use_tqdm=False,
+        )
     return [output.outputs[0].text for output in outputs]
+
+
+@contextmanager
+def _vllm_awake(policy: Policy) -> Iterator[None]:
+    """With `Plan.standby` vLLM sleeps once it was trained with; it is woken and sent back."""
+    vllm = policy.model.vllm_engine
+    asleep = policy.plan.standby and vllm.llm_engine.is_sleeping()
+    if asleep:
+        vllm.wake_up()
+    yield
+    if asleep:
+        vllm.sleep(1)
 
 
 def _stream_with_vllm(policy: Policy, text: str, sampling: Sampling, seed: int) -> str:
     engine = policy.model.vllm_engine.llm_engine
     prompt = _vllm_prompt(policy, text)
     request = str(uuid.uuid4())
-    adapter = _vllm_adapter(policy)
-    engine.add_request(request, prompt, _vllm_sampling(sampling, seed), lora_request=adapter)
     completion = ""
-    try:
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                longer = output.outputs[0].text
-                print(longer[len(completion) :], end="", flush=True)
-                completion = longer
-    except KeyboardInterrupt:
-        engine.abort_request([request])
-        raise
+    with _vllm_awake(policy), _saved_adapter(policy) as adapter:
+        engine.add_request(request, prompt, _vllm_sampling(sampling, seed), lora_request=adapter)
+        try:
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    longer = output.outputs[0].text
+                    print(longer[len(completion) :], end="", flush=True)
+                    completion = longer
+        except KeyboardInterrupt:
+            engine.abort_request([request])
+            raise
     print()
     return completion
 
@@ -400,8 +431,23 @@ def _vllm_adapter(policy: Policy) -> Any:
     return policy.model.load_lora("adapter", load_tensors=True) if policy.use_adapter else None
 
 
+@contextmanager
+def _saved_adapter(policy: Policy) -> Iterator[Any]:
+    """The adapter as vLLM's engine reads it, from a folder; None without one."""
+    with TemporaryDirectory() as folder:
+        if policy.use_adapter:
+            policy.model.save_lora(folder)
+        yield policy.model.load_lora(folder) if policy.use_adapter else None
+
+
 def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int) -> dict[str, Any]:
     cuda = plan.device == "cuda"
+    passes, rest = divmod(settings.generation_batch_size, plan.micro_batch)
+    if rest:
+        raise ValueError(
+            f"{settings.generation_batch_size} completions a step do not divide into parts of "
+            f"{plan.micro_batch}, which the plan trains at once"
+        )
     bf16 = cuda and torch.cuda.is_bf16_supported()
     return {
         "output_dir": str(output_dir),
@@ -434,9 +480,13 @@ def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int
         "mask_truncated_completions": False,
         "epsilon_high": EPSILON,
         "per_device_train_batch_size": plan.micro_batch,
-        "gradient_accumulation_steps": settings.generation_batch_size // plan.micro_batch,
-        # Unsloth unrolls its log-probabilities into rows × multiplier pieces and compiles them
-        # all: 64 rows and its default of 4 took more than 280 s. So there are few rows at once
-        # (see `hardware.ROWS_AT_ONCE`), and one piece a row.
+        "gradient_accumulation_steps": passes,
+        "generation_kwargs": _generation_options(plan),
+        # Pieces a row in which log-probabilities are computed.
         **({"unsloth_logit_chunk_multiplier": 1} if ENGINE == "Unsloth" else {}),
     }
+
+
+def _generation_options(plan: Plan) -> dict[str, Any]:
+    """What the trainer asks of vLLM: ids, which it decodes itself, and flat log-probabilities."""
+    return {"detokenize": False, "flat_logprobs": True} if plan.use_vllm else {}

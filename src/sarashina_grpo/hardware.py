@@ -17,8 +17,9 @@ from sarashina_grpo.recipe import Settings
 Auto = Literal["auto"]
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "unsloth", "vllm", "datasets")
-# Unsloth compiles one piece a row, so more rows at once make the first step long.
-ROWS_AT_ONCE = 8
+# Each pass over the layers costs the CPU the same time, however many rows there are: on an H200
+# 0.3 s for a model of 3 billion. More rows than these keep that GPU busy without saving passes.
+ROWS_AT_ONCE = 64
 DRAW_AT_ONCE = 128
 
 GB = 1e9
@@ -28,11 +29,15 @@ FOUR_BIT, SIXTEEN_BIT = 0.516, 2
 ADAPTER_LOADED, ADAPTER_TRAINED = 4, 6
 # Measured: values of the MLP's width that are kept for a token, beside one a layer of the model's
 # width; and bytes for each logit of the one row that is scored at a time.
-KEPT_IN_TRAINING, KEPT_IN_PREFILL, BYTES_PER_LOGIT = 1.75, 4.75, 6.5
+KEPT_IN_TRAINING, KEPT_IN_PREFILL, BYTES_PER_LOGIT = 5.3, 4.75, 6.5
 # What the driver, the libraries and the gaps between tensors take.
 CONTEXT_GB, GAPS = 0.6, 0.05
 # vLLM's own: CUDA graphs and the activations of its longest batch.
 VLLM_GB = 2.0
+# On a GPU with less memory than this, vLLM's cache and training have it in turns: these have to
+# be in the environment before Unsloth is imported.
+STANDBY_BELOW_GB = 48
+STANDBY_OPTIONS = {"UNSLOTH_VLLM_STANDBY": "1", "UNSLOTH_VLLM_STANDBY_UTIL_OVERRIDE": "1"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,11 @@ class Gpu:
     def usable_gb(self) -> float:
         """What is left for tensors."""
         return self.memory_gb * (1 - GAPS) - CONTEXT_GB
+
+    @property
+    def standby(self) -> bool:
+        """Whether vLLM, where it is used, gives its cache back while the model is trained."""
+        return self.memory_gb < STANDBY_BELOW_GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +106,16 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """An estimate in GB: what stays, and what training and generating take in their turn."""
+    """An estimate in GB: what stays, and what training and generating take in their turn.
+
+    `cache_gb` is vLLM's, with room for twice the completions of a step.
+    """
 
     weights_gb: float
     adapter_gb: float
     training_gb: float
     generation_gb: float
+    cache_gb: float
 
     @property
     def peak_gb(self) -> float:
@@ -113,13 +127,15 @@ class Memory:
 class Plan:
     """How the model is loaded, sampled from and trained, and why.
 
-    `micro_batch` is how many completions are trained on at once, `draw_at_once` how many are
-    drawn at once without vLLM when a model is evaluated; `reasons` has a line a choice.
+    With `standby` vLLM gives its cache back while the model is trained. `micro_batch` is how many
+    completions are trained on at once, `draw_at_once` how many are drawn at once without vLLM
+    when a model is evaluated; `reasons` has a line a choice.
     """
 
     device: Literal["cuda", "cpu"]
     load_in_4bit: bool
     use_vllm: bool
+    standby: bool
     gpu_memory_utilization: float
     micro_batch: int
     draw_at_once: int
@@ -160,27 +176,19 @@ def make_plan(
     bit_choices = [False, True] if load_in_4bit == "auto" else [load_in_4bit]
     for vllm, four_bit, rows in product(vllm_choices, bit_choices, micro_batches(settings)):
         memory = estimate(shape, settings, load_in_4bit=four_bit, micro_batch=rows)
-        vllm_gb = _vllm_gb(shape, settings, memory) if vllm else 0.0
-        needed = _needed_gb(memory, vllm_gb)
-        if needed <= gpu.usable_gb:
-            reasons = {
-                "device": f"CUDA: {gpu.name} with {gpu.memory_gb:.0f} GB",
-                "weights": f"{4 if four_bit else 16} bits, {memory.weights_gb:.1f} GB: "
-                + _because(load_in_4bit, "16 would not fit" if four_bit else "faster, and fits"),
-                "generation": ("vLLM: " if vllm else "Hugging Face: ")
-                + _because(use_vllm, "faster, and fits" if vllm else "vLLM would not fit"),
-                "rows at once": f"{rows} of the {settings.generation_batch_size} of a step",
-                "memory": f"about {needed:.1f} GB at the longest prompt and completion",
-            }
-            return Plan(
+        if _needed_gb(gpu, memory, vllm) <= gpu.usable_gb:
+            plan = Plan(
                 device="cuda",
                 load_in_4bit=four_bit,
                 use_vllm=vllm,
-                gpu_memory_utilization=_utilization(gpu, memory, vllm_gb),
+                standby=vllm and gpu.standby,
+                gpu_memory_utilization=_utilization(gpu, memory) if vllm else 0.0,
                 micro_batch=rows,
                 draw_at_once=_draw_at_once(gpu, shape, settings, memory),
-                reasons=reasons,
+                reasons={},
             )
+            asked_for = use_vllm != "auto", load_in_4bit != "auto"
+            return replace(plan, reasons=_reasons(plan, gpu, settings, memory, *asked_for))
     raise PlanError(_advice(gpu, shape, settings, bool(vllm_choices[-1]), bool(bit_choices[-1])))
 
 
@@ -200,6 +208,7 @@ def cpu_plan(
         device="cpu",
         load_in_4bit=False,
         use_vllm=False,
+        standby=False,
         gpu_memory_utilization=0.0,
         micro_batch=settings.per_device_train_batch_size,
         draw_at_once=DRAW_AT_ONCE,
@@ -224,19 +233,21 @@ def estimate(
         + settings.max_completion_length * shape.vocab_size * BYTES_PER_LOGIT
     )
     generation = settings.generation_batch_size * _drawing_bytes(shape, settings, tokens)
+    # vLLM refuses less than one sequence.
+    cached = max(2 * settings.generation_batch_size * tokens, settings.max_seq_length)
     return Memory(
         weights_gb=weights / GB,
         adapter_gb=adapter * ADAPTER_LOADED / GB,
         training_gb=training / GB,
         generation_gb=generation / GB,
+        cache_gb=cached * shape.cache_bytes / GB,
     )
 
 
 def micro_batches(settings: Settings) -> Iterator[int]:
     """How many completions may be trained on at once, the most first."""
     total = settings.generation_batch_size
-    most = min(settings.per_device_train_batch_size, ROWS_AT_ONCE)
-    return (rows for rows in range(most, 0, -1) if total % rows == 0)
+    return (rows for rows in range(min(total, ROWS_AT_ONCE), 0, -1) if total % rows == 0)
 
 
 def versions() -> dict[str, str]:
@@ -247,12 +258,6 @@ def versions() -> dict[str, str]:
 def _adapter_weights(shape: ModelShape, settings: Settings) -> int:
     widths = sum(sum(shape.projections.get(name, (0, 0))) for name in settings.lora_targets)
     return settings.lora_rank * widths * shape.num_hidden_layers
-
-
-def _vllm_gb(shape: ModelShape, settings: Settings, memory: Memory) -> float:
-    """The weights, which training shares, and a cache for twice the completions of a step."""
-    tokens = settings.generation_batch_size * settings.max_seq_length
-    return memory.weights_gb + 2 * tokens * shape.cache_bytes / GB + VLLM_GB
 
 
 def _drawing_bytes(shape: ModelShape, settings: Settings, tokens: int) -> float:
@@ -267,12 +272,12 @@ def _draw_at_once(gpu: Gpu, shape: ModelShape, settings: Settings, memory: Memor
     return max(1, min(DRAW_AT_ONCE, int(free_gb * GB / one)))
 
 
-def _utilization(gpu: Gpu, memory: Memory, vllm_gb: float) -> float:
+def _utilization(gpu: Gpu, memory: Memory) -> float:
     """The share of the GPU that vLLM gets: what it needs, and up to half where that is free."""
-    if not vllm_gb:
-        return 0.0
-    free_gb = gpu.usable_gb - memory.adapter_gb - memory.training_gb
-    return math.floor(100 * max(vllm_gb, min(gpu.memory_gb / 2, free_gb)) / gpu.memory_gb) / 100
+    in_training = 0.0 if gpu.standby else memory.training_gb
+    free_gb = gpu.usable_gb - memory.adapter_gb - in_training
+    needed_gb = memory.weights_gb + VLLM_GB + memory.cache_gb
+    return math.floor(100 * max(needed_gb, min(gpu.memory_gb / 2, free_gb)) / gpu.memory_gb) / 100
 
 
 def _check_choices(use_vllm: bool | Auto, load_in_4bit: bool | Auto) -> None:
@@ -281,37 +286,73 @@ def _check_choices(use_vllm: bool | Auto, load_in_4bit: bool | Auto) -> None:
             raise ValueError(f'{name} must be True, False or "auto", got {choice!r}')
 
 
-def _because(choice: bool | Auto, reason: str) -> str:
-    return reason if choice == "auto" else "as asked for"
+def _reasons(
+    plan: Plan,
+    gpu: Gpu,
+    settings: Settings,
+    memory: Memory,
+    vllm_asked_for: bool,
+    bits_asked_for: bool,
+) -> dict[str, str]:
+    """A plan for CUDA in words."""
+    bits, total = 4 if plan.load_in_4bit else 16, settings.generation_batch_size
+    why_bits = "16 would not fit" if plan.load_in_4bit else "faster, and fits"
+    why_vllm = "faster, and fits" if plan.use_vllm else "vLLM would not fit"
+    why_share = "given back while training" if plan.standby else "kept, there is room"
+    share = f"{plan.gpu_memory_utilization:.0%} of the GPU: {why_share}"
+    why_rows = "fit" if 2 * plan.micro_batch <= ROWS_AT_ONCE else "be faster"
+    times = f", {total // plan.micro_batch} times a step: more would not {why_rows}"
+    needed_gb = _needed_gb(gpu, memory, plan.use_vllm)
+    return {
+        "device": f"CUDA: {gpu.name} with {gpu.memory_gb:.0f} GB",
+        "weights": f"{bits} bits, {memory.weights_gb:.1f} GB: "
+        + ("as asked for" if bits_asked_for else why_bits),
+        "generation": ("vLLM: " if plan.use_vllm else "Hugging Face: ")
+        + ("as asked for" if vllm_asked_for else why_vllm),
+        "vLLM's memory": share if plan.use_vllm else "none",
+        "completions a step": f"{total}, all drawn at once",
+        "trained at once": f"{plan.micro_batch}" + (times if plan.micro_batch < total else ""),
+        "peak memory": f"about {needed_gb:.1f} GB at the longest prompt and completion",
+    }
 
 
-def _needed_gb(memory: Memory, vllm_gb: float) -> float:
-    return vllm_gb + memory.adapter_gb + memory.training_gb if vllm_gb else memory.peak_gb
+def _needed_gb(gpu: Gpu, memory: Memory, vllm: bool) -> float:
+    """The peak; vLLM shares its weights with training."""
+    if not vllm:
+        return memory.peak_gb
+    parts = (memory.cache_gb, memory.training_gb)
+    in_turn = max(parts) if gpu.standby else sum(parts)
+    return memory.weights_gb + memory.adapter_gb + VLLM_GB + in_turn
 
 
 def _advice(gpu: Gpu, shape: ModelShape, settings: Settings, vllm: bool, four_bit: bool) -> str:
     """What is missing, and the ways out, for the choices that take the least."""
-    shortest = replace(settings, max_prompt_length=1, max_completion_length=1)
-    memories = [
-        estimate(shape, lengths, load_in_4bit=four_bit, micro_batch=1)
-        for lengths in (settings, shortest)
-    ]
-    full, least = (
-        _needed_gb(memory, _vllm_gb(shape, settings, memory) if vllm else 0.0)
-        for memory in memories
-    )
+
+    def needed(lengths: Settings) -> float:
+        memory = estimate(shape, lengths, load_in_4bit=four_bit, micro_batch=1)
+        return _needed_gb(gpu, memory, vllm)
+
     asked_for = (("USE_VLLM", vllm), ("LOAD_IN_4BIT", not four_bit))
     ways = [f'set {name} = "auto"' for name, overruled in asked_for if overruled]
-    room = (gpu.usable_gb - least) / (full - least)
-    if room > 0.05:
+    shorter = (_shorten(settings, percent) for percent in range(95, 0, -5))
+    fitting = next((lengths for lengths in shorter if needed(lengths) <= gpu.usable_gb), None)
+    if fitting:
         ways.append(
             "lower max_prompt_length and max_completion_length, to "
-            f"{int(settings.max_prompt_length * room)} and "
-            f"{int(settings.max_completion_length * room)} tokens"
+            f"{fitting.max_prompt_length} and {fitting.max_completion_length} tokens"
         )
     else:
-        ways.append(f"use a smaller model: the weights alone take {memories[0].weights_gb:.1f} GB")
+        weights_gb = estimate(shape, settings, load_in_4bit=four_bit, micro_batch=1).weights_gb
+        ways.append(f"use a smaller model: the weights alone take {weights_gb:.1f} GB")
     return (
-        f"the run needs about {full:.1f} GB, one completion at a time, and {gpu.name} has "
-        f"{gpu.usable_gb:.1f} GB to use; {', or '.join(ways)}"
+        f"the run needs about {needed(settings):.1f} GB, one completion at a time, and {gpu.name} "
+        f"has {gpu.usable_gb:.1f} GB to use; {', or '.join(ways)}"
     )
+
+
+def _shorten(settings: Settings, percent: int) -> Settings:
+    prompt, completion = (
+        length * percent // 100
+        for length in (settings.max_prompt_length, settings.max_completion_length)
+    )
+    return replace(settings, max_prompt_length=prompt, max_completion_length=completion)

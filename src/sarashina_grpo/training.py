@@ -113,20 +113,28 @@ def open_run(
     dataset: str | None = None,
     seed: int | None = None,
     max_steps: int | None = None,
+    completions: int | None = None,
     resume: bool = False,
     artifact: Path = ARTIFACT,
 ) -> Run:
     """Start a run in a folder of its own, or open the recipe's last one to go on with it.
 
     The model is the recipe's where there is a GPU, else the tiny one, unless one is named;
-    `dataset`, `seed` and `max_steps` are the recipe's too.
+    `dataset`, `seed`, `max_steps` and the `completions` of a step are the recipe's too.
 
     Raises:
         RunError: there is nothing to resume, or it was another model, dataset or setting.
-        ValueError: `seed` or `max_steps` is out of range.
+        ValueError: `seed`, `max_steps` or `completions` is out of range.
     """
     name = _model_name(recipe, gpu, model_name)
-    settings = _settings(recipe, name, seed=seed, max_steps=max_steps)
+    settings = _settings(
+        recipe,
+        name,
+        seed=seed,
+        max_steps=max_steps,
+        per_device_train_batch_size=completions,
+        gradient_accumulation_steps=None if completions is None else 1,
+    )
     run = Run(recipe, settings, name, dataset, artifact, name="")
     return _reopen(run) if resume else _create(run)
 
