@@ -110,19 +110,34 @@ class TagFormat:
         """Say in words what is wrong with the format of `text`, or "well-formed"."""
         for tag in self.tags:
             count = text.count(tag)
-            if count != 1:
-                return f"{tag} missing" if count == 0 else f"{tag} occurs {count} times"
+            if count == 0:
+                return f"{'closing' if tag.startswith('</') else 'opening'} {tag} missing"
+            if count > 1:
+                return f"{tag} occurs {count} times"
         positions = [text.index(tag) for tag in self.tags]
         if positions != sorted(positions):
             return "tags out of order"
         pieces = self._split(text)
         if pieces is None:
-            return "empty thought or reply, or text before or between the tags"
+            return self._explain_contents(text)
         if pieces.trailing:
-            return f"{len(pieces.trailing)} characters after {self.tags[3]}"
+            count = len(pieces.trailing)
+            return f"{count} character{'s' if count > 1 else ''} after {self.tags[3]}"
         if not self.parses_in_layout(text):
             return f"well-formed, but not in the {self.layout} layout"
         return "well-formed"
+
+    def _explain_contents(self, text: str) -> str:
+        # Of a text with each tag once, in order, that still does not start with the pair.
+        before, thought, gap, reply, _ = re.split("|".join(self.tags), text.strip())
+        contents = {"thought": thought, "reply": reply}
+        empty = [name for name, content in contents.items() if not _shows_something(content)]
+        faults = [f"text before {self.tags[0]}"] if before else []
+        if gap.strip():
+            faults.append(f"text between {self.tags[1]} and {self.tags[2]}")
+        if empty:
+            faults.append(f"empty {' and '.join(empty)}")
+        return "; ".join(faults)
 
     def _well_formed(self, text: str) -> _Pieces | None:
         if any(text.count(tag) != 1 for tag in self.tags):
