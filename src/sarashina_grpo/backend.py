@@ -46,6 +46,7 @@ else:
 import datasets
 import peft
 import transformers
+import transformers.utils.notebook
 import trl
 from torch.utils.tensorboard import SummaryWriter
 from trl import import_utils as trl_import_utils

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarashina_grpo import ARTIFACT, monitor, tiny
+from sarashina_grpo import ARTIFACT, callbacks, tiny
 from sarashina_grpo.backend import (
     OutOfMemoryError,
     Policy,
@@ -328,8 +328,10 @@ def train(run: Run, policy: Policy, dataset: Any) -> Any:
         dataset,
         run.folder,
         run.seed,
-        [monitor.tensorboard(run.log_folder, run.first_step), monitor.Progress()],
+        [],
+        log_completions=True,
     )
+    callbacks.install(trainer, run.log_folder, run.first_step, run.recipe)
     trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     return trainer
 

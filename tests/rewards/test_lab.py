@@ -13,8 +13,9 @@ import pytest
 
 from sarashina_grpo.recipe import Recipe
 from sarashina_grpo.recipes import get_recipe, recipe_names
+from sarashina_grpo.rewards.exploits import content_exploits, exploits, ideal
 from sarashina_grpo.rewards.format import TAG_POINTS, soft_format_reward
-from sarashina_grpo.rewards.lab import content_exploits, explain, exploits, highlight, ideal
+from sarashina_grpo.rewards.lab import explain, highlight
 from sarashina_grpo.tags import TagFormat
 
 SMALLTALK = get_recipe("smalltalk")

@@ -1,0 +1,196 @@
+"""The command line: it evaluates, helps without torch, and says in a line what is wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sarashina_grpo import training
+from sarashina_grpo.__main__ import CHOICES, main
+from sarashina_grpo.backend import BackendError
+from sarashina_grpo.data import split_dataset
+from sarashina_grpo.evaluation import describe_changes, from_json
+from sarashina_grpo.recipe import Recipe
+
+STEPS, PROMPTS = 3, 6
+HELP_WITHOUT_TORCH = """
+import sys
+from sarashina_grpo.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit as error:
+    print(error.code, sorted({"torch", "transformers", "pandas", "datasets"} & set(sys.modules)))
+"""
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Recipe, artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact folder with one checkpoint, a few steps old."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(artifact / "tiny", folder / "tiny")
+    settings = replace(
+        recipe.tiny.settings,
+        max_steps=STEPS,
+        save_steps=STEPS,
+        num_generations=4,
+        per_device_train_batch_size=8,
+        max_completion_length=48,
+    )
+    short = replace(recipe, tiny=replace(recipe.tiny, settings=settings))
+    run = training.open_run(short, None, artifact=folder)
+    policy = training.load_policy(run, training.plan_for(run, None))
+    training.train(run, policy, split_dataset(run.read_prompts()[0], run.seed)["train"])
+    return folder
+
+
+@pytest.fixture
+def checkpoint(trained: Path) -> Path:
+    (found,) = (trained / "outputs" / "smalltalk").glob(f"*/checkpoint-{STEPS}")
+    return found
+
+
+def evaluate(trained: Path, *arguments: str) -> int:
+    return main(["evaluate", "smalltalk", "--artifact", str(trained), *arguments])
+
+
+def test_it_compares_the_last_checkpoint_with_the_base_model(
+    trained: Path, checkpoint: Path, recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(trained, "--prompts", str(PROMPTS), "--use-vllm", "false") == 0
+    written = checkpoint.parent / "evaluation.json"
+    before, after = from_json(written.read_text(encoding="utf-8"))
+    held_out = split_dataset(recipe.load_dataset(), recipe.tiny.settings.seed)["held_out"]
+    assert before.prompts == [row[-1]["content"] for row in held_out["prompt"][:PROMPTS]]
+    assert before.completions != after.completions
+    about = json.loads(written.read_text(encoding="utf-8"))["about"]
+    assert (about["recipe"], about["model_name"]) == ("smalltalk", "tiny")
+    assert about["checkpoint"] == str(checkpoint)
+    assert (checkpoint.parent / "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    shown = capsys.readouterr().out
+    assert "keeps the format, 95% interval" in shown
+    assert all(sentence in shown.splitlines() for sentence in describe_changes(before, after))
+
+
+def test_the_seed_decides_what_is_drawn_and_not_what_is_asked(
+    trained: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    evaluations = {}
+    for name, seed in (("one", 1), ("again", 1), ("two", 2)):
+        folder = tmp_path / "new" / name
+        options = ("--seed", str(seed), "--prompts", "3", "--output", str(folder))
+        assert evaluate(trained, "--checkpoint", str(checkpoint), *options) == 0
+        evaluations[name], _ = from_json((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluations["one"] == evaluations["again"]
+    assert evaluations["one"].prompts == evaluations["two"].prompts
+    assert evaluations["one"].completions != evaluations["two"].completions
+
+
+def test_another_dataset_is_asked_about_where_one_is_named(trained: Path, tmp_path: Path) -> None:
+    table = tmp_path / "mine.csv"
+    rows = [f"{word}は好きですか,ja" for word in ("雨", "雪", "風", "海", "山")]
+    table.write_text("\n".join(["prompt,lang", *rows]) + "\n", encoding="utf-8")
+    assert evaluate(trained, "--dataset", str(table), "--output", str(tmp_path)) == 0
+    before, _ = from_json((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    assert [f"{prompt},ja" in rows for prompt in before.prompts] == [True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "no recipe 'nope'; there are qa, smalltalk"),
+        (["smalltalk", "--prompts", "0"], "prompts must be at least 1, got 0"),
+        (["smalltalk", "--artifact", "/nowhere"], "no checkpoint of the recipe 'smalltalk'"),
+        (["smalltalk", "--checkpoint", "/nowhere"], "/nowhere is no checkpoint"),
+        (["qa", "--checkpoint", "CHECKPOINT"], "was trained with RECIPE = 'smalltalk', not 'qa'"),
+        (
+            ["smalltalk", "--checkpoint", "CHECKPOINT", "--use-vllm", "true"],
+            "USE_VLLM=True needs a CUDA GPU",
+        ),
+        (
+            ["smalltalk", "--checkpoint", "CHECKPOINT", "--model-name", "/nowhere/model"],
+            "/nowhere/model",
+        ),
+        (
+            ["smalltalk", "--checkpoint", "CHECKPOINT", "--dataset", "/nowhere.csv"],
+            "/nowhere.csv",
+        ),
+        (
+            ["smalltalk", "--checkpoint", "CHECKPOINT", "--output", "CHECKPOINT/optimizer.pt"],
+            "optimizer.pt",
+        ),
+    ],
+)
+def test_what_people_can_mend_is_said_in_a_line(
+    checkpoint: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [argument.replace("CHECKPOINT", str(checkpoint)) for argument in arguments]
+    assert main(["evaluate", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_checkpoint_that_does_not_work_is_said_in_a_line(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise BackendError("the adapter's weights are all zero:\nit was never trained")
+
+    monkeypatch.setattr(training, "load_trained", refuse)
+    assert evaluate(trained) == 2
+    said = capsys.readouterr().err
+    assert said == "BackendError: the adapter's weights are all zero: it was never trained\n"
+
+
+def test_a_fault_of_ours_keeps_its_traceback(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(training, "load_trained", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        evaluate(trained)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nope"], ["evaluate"], ["evaluate", "qa", "--use-vllm", "perhaps"]]
+)
+def test_a_command_line_that_makes_no_sense_exits_with_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"]])
+def test_help_comes_without_the_heavy_libraries(arguments: list[str]) -> None:
+    done = run_python("-c", HELP_WITHOUT_TORCH, *arguments)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    assert "evaluate" in done.stdout
+
+
+def test_help_names_every_flag_and_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    text = capsys.readouterr().out
+    for flag in ("checkpoint", "model-name", "dataset", "seed", "prompts", "use-vllm"):
+        assert f"--{flag}" in text
+    assert "The prompts held out" in text
+
+
+def test_python_runs_it_as_a_module() -> None:
+    done = run_python("-m", "sarashina_grpo", "evaluate", "nope")
+    assert done.returncode == 2
+    assert done.stderr == "UserError: no recipe 'nope'; there are qa, smalltalk\n"
+
+
+def test_each_choice_of_a_flag_is_a_plans() -> None:
+    assert list(CHOICES.values()) == ["auto", True, False]
