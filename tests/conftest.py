@@ -49,3 +49,41 @@ def policy(recipe: Recipe, plan: Plan, artifact: Path) -> "Policy":
 
     base = training.base_model(recipe, "tiny", 0, artifact)
     return load_base(base, recipe.tiny.settings, plan, seed=0)
+
+
+HOSTILE = (
+    "<script>document.title = 'run'</script>",
+    "</div></section></body><script>document.title = 'run'</script>",
+    "<img src=x onerror=\"document.title = 'run'\">",
+    "\" onmouseover=\"document.title = 'run'",
+    "javascript:alert(1) [x](javascript:alert(1)) {{ 7 * 7 }} {% raw %} &lt;b&gt;",
+    "half a character \ud83d, a null \x00, a bell \x07, right to left \u202e",
+    "<style>body { display: none }</style><meta http-equiv=refresh content='0;url=x:'>",
+)
+"""What a model could be made to say that does harm where it is not escaped."""
+
+
+@pytest.fixture(scope="session")
+def hostile_texts() -> tuple[str, ...]:
+    return HOSTILE
+
+
+@pytest.fixture(scope="session")
+def hostile_report(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> Path:
+    """The report of a run whose prompts and completions are all hostile."""
+    import pandas as pd
+
+    from sarashina_grpo import report, training
+    from sarashina_grpo.evaluation import Evaluation
+
+    folder = tmp_path_factory.mktemp("hostile")
+    run = training.open_run(recipe, None, model_name="tiny", artifact=folder)
+    completions = [recipe.tags.render(text, text) for text in HOSTILE]
+    parsed = [recipe.tags.parse(text) for text in completions]
+    evaluation = Evaluation(list(HOSTILE), completions, parsed, [None] * len(HOSTILE))
+    malformed = Evaluation(list(HOSTILE), list(HOSTILE), [None] * len(HOSTILE), [True] * 7)
+    rewards = {f"rewards/{name}/mean": 0.5 for name in recipe.reward_names}
+    steps = pd.RangeIndex(1, 41, name="step")
+    history = pd.DataFrame({"reward": 1.5, "reward_std": 0.0, **rewards}, index=steps)
+    plan = cpu_plan(run.settings)
+    return report.write_report(run, plan, history, malformed, evaluation)

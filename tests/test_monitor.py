@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from sarashina_grpo import monitor
-from sarashina_grpo.monitor import Finding, history_table, plot_rewards, verdict, verdict_table
+from sarashina_grpo.monitor import Finding, history_table, plot_rewards, verdict
 from sarashina_grpo.recipes import get_recipe
 
 HISTORIES = Path(__file__).parent / "fixtures" / "histories"
@@ -392,13 +392,9 @@ def test_a_hundred_thousand_steps_take_a_moment() -> None:
     assert time.perf_counter() - started < 5
 
 
-def test_the_table_has_a_row_a_finding_the_worst_first() -> None:
-    findings = [Finding("good", "A."), Finding("problem", "B.", "C."), Finding("note", "D.")]
-    table = verdict_table(findings)
-    assert table["level"].tolist() == ["problem", "note", "good"]
-    assert table.iloc[0].tolist() == ["problem", "B.", "C."]
-    assert list(verdict_table([])) == list(table)
-    assert [str(finding) for finding in findings] == ["good: A.", "problem: B. C.", "note: D."]
+def test_a_finding_is_one_line() -> None:
+    findings = [Finding("good", "A."), Finding("problem", "B.", "C.")]
+    assert [str(finding) for finding in findings] == ["good: A.", "problem: B. C."]
 
 
 def test_the_monitor_itself_imports_no_training_library() -> None:

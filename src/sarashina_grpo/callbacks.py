@@ -89,14 +89,14 @@ class TensorBoard(transformers.integrations.TensorBoardCallback):
             str(log_folder), purge_step=first_step + 1 if first_step else None
         )
         super().__init__(self.writer)
-        each = [f"train/rewards/{name}/mean" for name in recipe.reward_names]
+        each = [f"^train/rewards/{name}/mean$" for name in recipe.reward_names]
         self.writer.add_custom_scalars(
             {
                 "Rewards": {
-                    "sum of the rewards": ["Multiline", ["train/reward"]],
-                    "each reward": ["Multiline", each],
+                    "all rewards and their sum": ["Multiline", ["^train/reward$", *each]],
+                    "spread within groups": ["Multiline", ["^train/reward_std$"]],
                 },
-                "Completions": {"tokens": ["Multiline", ["train/completions/mean_length"]]},
+                "Completions": {"tokens": ["Multiline", ["^train/completions/mean_length$"]]},
             }
         )
 
@@ -122,7 +122,7 @@ def install(trainer: Any, log_folder: Path, first_step: int, recipe: Recipe) -> 
     """Add all of them to a trainer. Unsloth's table of rewards stays, TRL's of losses goes."""
     if ENGINE == "TRL" and trainer.pop_callback(ProgressBar.__base__):
         trainer.add_callback(ProgressBar())
-    for callback in (TensorBoard(log_folder, first_step, recipe), Progress(), LiveCurve()):
+    for callback in (TensorBoard(log_folder, first_step, recipe), LiveCurve(), Progress()):
         trainer.add_callback(callback)
     # TRL prints all completions at each step wherever `rich` is installed.
     type(trainer).log.__globals__["is_rich_available"] = lambda: False

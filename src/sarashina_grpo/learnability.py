@@ -59,11 +59,13 @@ def total_rewards(
 def describe_scan(scanned: pd.DataFrame) -> str:
     """How many prompts teach nothing, and why."""
     stuck = scanned[~scanned["learnable"]]
+    if stuck.empty:
+        return f"each of the {len(scanned)} prompts teaches something: its completions differ"
     always_zero = int((stuck["highest"] <= 0).sum())
     return (
         f"{len(stuck)} of {len(scanned)} prompts ({len(stuck) / len(scanned):.0%}) teach nothing "
-        f"as the model is: all completions earn 0 for {always_zero}, and the same for "
-        f"{len(stuck) - always_zero}"
+        f"as the model is: all completions earn 0 for {always_zero}, and another, equal reward "
+        f"for {len(stuck) - always_zero}"
     )
 
 

@@ -130,12 +130,6 @@ def verdict(
     return sorted(findings, key=_severity)
 
 
-def verdict_table(findings: Sequence[Finding]) -> pd.DataFrame:
-    """The findings for a notebook: one row each, the worst first."""
-    rows = [(item.level, item.what, item.todo) for item in sorted(findings, key=_severity)]
-    return pd.DataFrame(rows, columns=["level", "what", "to do"])
-
-
 @dataclass(frozen=True)
 class _Change:
     """How a value changed over the run.
