@@ -320,7 +320,7 @@ def test_the_table_has_a_column_a_reward_after_their_sum() -> None:
     html = as_html(scored(QA, ("a", 0.484, 0.5, 0.0, None, 2.0)), QA)
     assert Page(html).rows == [
         ["prompt", "thought", "reply", "reward", *QA.reward_names],
-        [QUESTION, "(not in the format)", "a", "2.98", "0.484", "0.5", "0", "nan", "2"],
+        [QUESTION, "(not in the format)", "a", "2.98", "0.484", "0.5", "0", "–", "2"],
     ]
 
 

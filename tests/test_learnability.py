@@ -152,7 +152,6 @@ def test_each_call_has_a_seed_of_its_own(speak: Callable[[Say], Speaker]) -> Non
     assert len(set(speaker.seeds)) == 5
 
 
-@pytest.mark.xfail(strict=True, reason="the next call's seed is a batch of prompts further")
 def test_no_completion_has_the_seed_of_another_where_each_has_its_own(
     speak: Callable[[Say], Speaker],
 ) -> None:

@@ -25,7 +25,6 @@ FILES = f"{SCHEME}files.example/packages/ab/cd"
 NEEDED_BUT_NOT_IMPORTED = {
     "accelerate": "transformers' Trainer runs on it",
     "bitsandbytes": "4-bit weights and the optimizer 'adamw_8bit', chosen by name",
-    "ipywidgets": "tqdm's progress bars in notebooks",
     "jupyterlab": "the program that opens the notebooks",
     "papermill": "the program that runs the notebooks with parameters",
     "tensorboard": "the program that shows the logs",
@@ -248,7 +247,7 @@ def _names(requirements: list[str]) -> set[str]:
 
 
 def _module(distribution: str) -> str:
-    return distribution.replace("-", "_")
+    return "IPython" if distribution == "ipython" else distribution.replace("-", "_")
 
 
 def _versions(lock: str) -> list[str]:

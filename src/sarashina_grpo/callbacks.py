@@ -85,9 +85,8 @@ class TensorBoard(transformers.integrations.TensorBoardCallback):
 
     def __init__(self, log_folder: Path, first_step: int, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.writer = SummaryWriter(
-            str(log_folder), purge_step=first_step + 1 if first_step else None
-        )
+        self.first_step = first_step
+        self.writer = SummaryWriter(str(log_folder), purge_step=first_step + 1)
         super().__init__(self.writer)
         each = [f"^train/rewards/{name}/mean$" for name in recipe.reward_names]
         self.writer.add_custom_scalars(
@@ -102,8 +101,13 @@ class TensorBoard(transformers.integrations.TensorBoardCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The trainer has saved the completions of the step before by now."""
-        if state.global_step and _is_due(state, SAMPLES):
+        if state.global_step > self.first_step and _is_due(state, SAMPLES):
             self._write_samples(args, state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **options: Any) -> None:
+        """Called by the trainer after each step. None: a reward that applied to no completion."""
+        known = {name: value for name, value in (logs or {}).items() if value is not None}
+        super().on_log(args, state, control, logs=known, **options)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
         """Write the last step's completions and close the file."""

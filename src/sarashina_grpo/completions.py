@@ -44,7 +44,7 @@ def as_markdown(completions: pd.DataFrame, recipe: Recipe, count: int = 3) -> st
     samples = []
     for place in sorted(places):
         row = ranked.iloc[place]
-        parts = ", ".join(f"{name} {row[name]:.3g}" for name in recipe.reward_names)
+        parts = ", ".join(f"{name} {_points(row[name])}" for name in recipe.reward_names)
         samples += [
             f"**reward {row['reward']:.3f}** = {parts}",
             _indent(_question(row["prompt"], recipe)),
@@ -95,7 +95,11 @@ def _row(row: "pd.Series[Any]", recipe: Recipe, columns: Sequence[str]) -> str:
     texts = (_question(row["prompt"], recipe), thought, reply or row["completion"])
     style = "text-align:left;vertical-align:top;white-space:pre-wrap"
     cells = "".join(f'<td style="{style}">{escape(text)}</td>' for text in texts)
-    return f"<tr>{cells}{''.join(f'<td>{row[name]:.3g}</td>' for name in columns)}</tr>"
+    return f"<tr>{cells}{''.join(f'<td>{_points(row[name])}</td>' for name in columns)}</tr>"
+
+
+def _points(reward: float) -> str:
+    return "–" if pd.isna(reward) else f"{reward:.3g}"
 
 
 def _question(prompt: str, recipe: Recipe) -> str:

@@ -38,7 +38,7 @@ def scan(
     for start in tqdm(range(0, len(dataset), at_once), desc="scanning prompts"):
         batch = dataset[start : start + at_once]
         columns = {name: _repeat(values, group) for name, values in batch.items()}
-        completions = generate(policy, columns["prompt"], sampling, seed + start)
+        completions = generate(policy, columns["prompt"], sampling, seed + start * group)
         totals = total_rewards(recipe, completions, columns)
         for number, prompt in enumerate(batch["prompt"]):
             rewards = pd.Series(totals[number * group : (number + 1) * group])
@@ -61,7 +61,7 @@ def describe_scan(scanned: pd.DataFrame) -> str:
     stuck = scanned[~scanned["learnable"]]
     if stuck.empty:
         return f"each of the {len(scanned)} prompts teaches something: its completions differ"
-    always_zero = int((stuck["highest"] <= 0).sum())
+    always_zero = int((stuck["highest"].abs() <= SAME).sum())
     return (
         f"{len(stuck)} of {len(scanned)} prompts ({len(stuck) / len(scanned):.0%}) teach nothing "
         f"as the model is: all completions earn 0 for {always_zero}, and another, equal reward "

@@ -66,15 +66,17 @@ def notebook(artifact: Path) -> Path:
 
 
 @contextmanager
-def serving(*command: str) -> Iterator[str]:
-    """The address of a server that is started on a free port and stopped at the end."""
+def serving(*command: str, folder: Path, **environment: str) -> Iterator[str]:
+    """The address of a server of a folder, on a free port, that is stopped at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", *command, f"--port={port}"],
+        cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, **environment},
     )
     try:
         yield f"http://127.0.0.1:{port}"
@@ -101,9 +103,11 @@ def finished(browser: Browser, notebook: Path, pictures: Path) -> Any:
     """The notebook as JupyterLab saved it after Run All Cells."""
     lab = (
         *("jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--IdentityProvider.token={TOKEN}"),
-        *("--allow-root", f"--ServerApp.root_dir={notebook.parent}"),
+        "--allow-root",
     )
-    with serving(*lab) as address:
+    # A profile without a past: JupyterLab asks about news once, and remembers the answer.
+    profile = str(notebook.parent / "profile")
+    with serving(*lab, folder=notebook.parent, JUPYTER_CONFIG_DIR=profile) as address:
         login = f"token={TOKEN}"
         wait_until(lambda: urlopen(f"{address}/api/status?{login}").status == 200, 60, "no server")
         page = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -155,7 +159,7 @@ def test_tensorboard_shows_the_rewards_with_points(
     finished: Any, artifact: Path, page: Page, pictures: Path
 ) -> None:
     assert finished
-    with serving("tensorboard.main", f"--logdir={artifact / 'logs'}") as address:
+    with serving("tensorboard.main", "--logdir=logs", folder=artifact) as address:
         wait_until(lambda: urlopen(address).status == 200, 60, "no server")
         page.goto(f"{address}/#custom_scalars")
         lines = page.locator("path.line")
