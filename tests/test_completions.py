@@ -283,8 +283,8 @@ def check_cell(text: str, place: str) -> None:
     prompt = f"-{text}-" if place == "prompt" else QUESTION
     html = as_html(scored(SMALLTALK, (said, 0.5, 0.0, 0.0), prompt=prompt), SMALLTALK)
     page = Page(html)
-    assert page.tags == {"table", "tr", "th", "td"}
-    assert page.attributes == {"class", "style"}
+    assert page.tags == {"div", "table", "tr", "th", "td"}
+    assert page.attributes == {"style"}
     (row,) = cells(html)
     column = "reply" if place == "malformed" else place
     assert row[column] == (said if place == "malformed" else f"-{text}-")
@@ -319,7 +319,8 @@ def test_a_malformed_completion_is_shown_as_it_is(said: str) -> None:
 def test_the_table_has_a_column_a_reward_after_their_sum() -> None:
     html = as_html(scored(QA, ("a", 0.484, 0.5, 0.0, None, 2.0)), QA)
     assert Page(html).rows == [
-        ["prompt", "thought", "reply", "reward", *QA.reward_names],
+        ["prompt", "thought", "reply", "reward"]
+        + ["xmlcount", "soft_format", "strict_format", "int", "correctness"],
         [QUESTION, "(not in the format)", "a", "2.98", "0.484", "0.5", "0", "–", "2"],
     ]
 

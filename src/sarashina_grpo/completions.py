@@ -1,6 +1,6 @@
 """What the model said during training: TRL saves each step's completions, this shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ from sarashina_grpo.errors import UserError
 from sarashina_grpo.recipe import Recipe
 
 FOLDER = "completions"
+CELL = (
+    "text-align:left;vertical-align:top;white-space:pre-wrap;padding:4px 12px 4px 0;"
+    "border-bottom:1px solid rgba(127,127,127,0.3)"
+)
 NOT_REWARDS = {"step", "prompt", "completion", "advantage", "reward"}
 
 
@@ -84,18 +88,22 @@ def browse(run_folder: Path, recipe: Recipe) -> ipywidgets.Widget:
 def as_html(completions: pd.DataFrame, recipe: Recipe) -> str:
     """A table with prompt, thought and reply apart; every text is escaped."""
     columns = ["reward", *recipe.reward_names]
-    heads = "".join(f"<th>{escape(name)}</th>" for name in ("prompt", "thought", "reply", *columns))
+    names = ("prompt", "thought", "reply", *(name.removesuffix("_reward") for name in columns))
     rows = "".join(_row(row, recipe, columns) for _, row in completions.iterrows())
-    return f'<table class="dataframe"><tr>{heads}</tr>{rows}</table>'
+    table = f'<table style="border-collapse:collapse"><tr>{_cells("th", names)}</tr>{rows}</table>'
+    return f'<div style="max-height:32em;overflow:auto;line-height:1.4">{table}</div>'
 
 
 def _row(row: "pd.Series[Any]", recipe: Recipe, columns: Sequence[str]) -> str:
     parsed = recipe.tags.parse(row["completion"])
     thought, reply = (parsed.thought, parsed.reply) if parsed else ("(not in the format)", "")
     texts = (_question(row["prompt"], recipe), thought, reply or row["completion"])
-    style = "text-align:left;vertical-align:top;white-space:pre-wrap"
-    cells = "".join(f'<td style="{style}">{escape(text)}</td>' for text in texts)
-    return f"<tr>{cells}{''.join(f'<td>{_points(row[name])}</td>' for name in columns)}</tr>"
+    points = (_points(row[name]) for name in columns)
+    return "<tr>" + _cells("td", (*texts, *points)) + "</tr>"
+
+
+def _cells(element: str, texts: Iterable[str]) -> str:
+    return "".join(f'<{element} style="{CELL}">{escape(text)}</{element}>' for text in texts)
 
 
 def _points(reward: float) -> str:

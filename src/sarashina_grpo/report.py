@@ -77,7 +77,7 @@ def render(
     run: "Run", plan: Plan, history: pd.DataFrame, before: "Evaluation", after: "Evaluation"
 ) -> str:
     """The report as HTML."""
-    from sarashina_grpo.evaluation import compare, describe_changes
+    from sarashina_grpo.evaluation import compare, describe_changes, plot_comparison
 
     loader = jinja2.PackageLoader("sarashina_grpo", ".")
     environment = jinja2.Environment(
@@ -89,7 +89,8 @@ def render(
         before=before,
         comparison=compare(before, after),
         sentences=describe_changes(before, after),
-        findings=verdict(history, run.settings),
+        rates=inline_svg(plot_comparison(before, after)),
+        findings=verdict(history, run.settings, (_last_rate(before), _last_rate(after))),
         curve=inline_svg(plot_rewards(history)),
         samples=pair(before, after)[:SAMPLES],
         details=_details(run, plan),
@@ -116,6 +117,11 @@ def inline_svg(figure: "Figure") -> Markup:
         figure.savefig(buffer, format="svg", transparent=True)
     svg = buffer.getvalue().replace("#000000", "currentColor")
     return Markup(svg[svg.index("<svg") :])
+
+
+def _last_rate(evaluation: "Evaluation") -> tuple[int, int]:
+    """Right answers where there are any to compare, else what keeps to the format."""
+    return list(evaluation.rates.values())[-1]
 
 
 def _mark(said: Said) -> tuple[bool, bool | None]:

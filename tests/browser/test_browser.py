@@ -128,22 +128,24 @@ def finished(browser: Browser, notebook: Path, pictures: Path) -> Any:
             return failed or bool(cells[-1].get("outputs"))
 
         wait_until(is_done, 400, "the last cell has no output")
-        show_the_curve(page)
+        scroll_up_to(page, ".jp-OutputArea .widget-dropdown")
+        page.screenshot(path=pictures / "completions.png")
+        scroll_up_to(page, ".jp-OutputArea img")
         page.screenshot(path=pictures / "jupyterlab.png")
         page.close()
     return nbformat.read(notebook, as_version=4)
 
 
-def show_the_curve(page: Page) -> None:
-    """Scroll up to the live curve; JupyterLab keeps only what is in view in the page."""
+def scroll_up_to(page: Page, selector: str) -> None:
+    """Scroll until something is there: JupyterLab keeps only what is in view in the page."""
     page.locator(".jp-WindowedPanel-outer").hover()
-    curve = page.locator(".jp-OutputArea img")
+    wanted = page.locator(selector)
     for _ in range(100):
-        if curve.count():
+        if wanted.count():
             break
-        page.mouse.wheel(0, -400)
+        page.mouse.wheel(0, -300)
         page.wait_for_timeout(200)
-    curve.first.scroll_into_view_if_needed()
+    wanted.first.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
 
 
@@ -182,7 +184,7 @@ def report(finished: Any, artifact: Path) -> Path:
 def test_the_report_renders_without_an_error(report: Path, page: Page, pictures: Path) -> None:
     errors = watch_errors(page)
     page.goto(report.as_uri())
-    assert page.locator("svg").count() == 1
+    assert page.locator("svg").count() == 2
     before = page.locator("#place").inner_text()
     page.get_by_text("next").click()
     assert page.locator("#place").inner_text() != before
