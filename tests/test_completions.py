@@ -319,8 +319,17 @@ def test_a_malformed_completion_is_shown_as_it_is(said: str) -> None:
 def test_the_table_has_a_column_a_reward_after_their_sum() -> None:
     html = as_html(scored(QA, ("a", 0.484, 0.5, 0.0, None, 2.0)), QA)
     assert Page(html).rows == [
-        ["prompt", "thought", "reply", "reward"]
-        + ["xmlcount", "soft_format", "strict_format", "int", "correctness"],
+        [
+            "prompt",
+            "thought",
+            "reply",
+            "reward",
+            "xmlcount",
+            "soft_format",
+            "strict_format",
+            "int",
+            "correctness",
+        ],
         [QUESTION, "(not in the format)", "a", "2.98", "0.484", "0.5", "0", "–", "2"],
     ]
 
