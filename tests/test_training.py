@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 from collections import namedtuple
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sarashina_grpo import tiny, training
+from sarashina_grpo import DATASETS, callbacks, tiny, training
 from sarashina_grpo.backend import OutOfMemoryError, Policy, torch
 from sarashina_grpo.data import split_dataset
 from sarashina_grpo.hardware import Gpu, Plan, cpu_plan, make_plan
@@ -106,6 +109,13 @@ def trained(
 
 
 @pytest.fixture
+def fresh(artifact: Path, tmp_path: Path) -> Path:
+    """An artifact folder with the tiny model and no runs."""
+    shutil.copytree(artifact / "tiny", tmp_path / "fresh" / "tiny")
+    return tmp_path / "fresh"
+
+
+@pytest.fixture
 def killed(trained: Trained, tmp_path: Path) -> Path:
     """An artifact folder as if the run had been killed after its last step but before saving."""
     folder = tmp_path / "killed"
@@ -196,7 +206,7 @@ def test_a_run_may_be_resumed_for_more_steps(short: Recipe, killed: Path) -> Non
     [
         ({"seed": 1}, "seed=0"),
         ({"model_name": "somebody/else"}, "model_name='tiny'"),
-        ({"dataset": "other.csv"}, "dataset=None"),
+        ({"dataset": str(DATASETS / "smalltalk.csv")}, "dataset=None"),
     ],
     ids=["seed", "model", "dataset"],
 )
@@ -226,6 +236,85 @@ def test_the_completions_of_a_step_can_be_chosen(recipe: Recipe, tmp_path: Path)
     assert run.settings.generation_batch_size == 64
     with pytest.raises(ValueError, match="7 completions a step do not divide into groups of"):
         training.open_run(recipe, None, completions=7, artifact=tmp_path)
+
+
+@pytest.mark.parametrize("what", ["model", "prompts"])
+def test_a_run_is_not_resumed_with_what_has_changed_on_disk(
+    short: Recipe, killed: Path, what: str
+) -> None:
+    (path,) = killed.glob("outputs/smalltalk/*/run.json")
+    made = json.loads(path.read_text())
+    path.write_text(json.dumps({**made, what: "another"}))
+    with pytest.raises(RunError, match=f"has changed since .* it holds other {what}"):
+        training.open_run(short, None, resume=True, artifact=killed)
+
+
+def test_a_changed_row_is_another_dataset(short: Recipe, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    seen = []
+    for text in ("おはよう", "おはよう", "こんばんは"):
+        path.write_text(f"prompt,lang\n{text},ja\n", encoding="utf-8")
+        run = training.open_run(short, None, dataset=str(path), artifact=tmp_path)
+        seen.append(run.identity["prompts"])
+    assert seen[0] == seen[1] != seen[2]
+
+
+def test_a_half_written_checkpoint_is_told_and_left_alone(
+    short: Recipe, trained: Trained, policy: Policy, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(trained.run.artifact, folder)
+    (state,) = folder.glob(f"outputs/*/*/checkpoint-{STEPS}/trainer_state.json")
+    whole = state.read_text()
+    state.write_text(whole[: len(whole) // 2])
+    run = training.open_run(short, None, resume=True, artifact=folder)
+    assert run.first_step < STEPS
+    lines = training.check(run, policy, 100)
+    assert f"checkpoint-{STEPS} was not saved to its end, and is left alone" in lines
+    assert state.read_text() == whole[: len(whole) // 2]
+
+
+def test_an_interrupt_saves_a_checkpoint_and_stops(
+    short: Recipe, fresh: Path, dataset: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupt(self: Any, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        if state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(callbacks.Progress, "on_log", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    stopped = finish(training.open_run(short, None, artifact=fresh), dataset)
+    assert stopped.trainer.state.global_step == 2
+    assert training.is_complete(stopped.run.folder / "checkpoint-2")
+    assert "RESUME = True goes on from there" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interrupt_stops_at_once() -> None:
+    interrupt = callbacks.Interrupt()
+    interrupt.ask()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt.ask()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(
+    short: Recipe, fresh: Path, dataset: Any
+) -> None:
+    run = training.open_run(short, None, artifact=fresh)
+    with (
+        FileLock(run.folder / training.LOCK_FILE),
+        pytest.raises(RunError, match="another process is training"),
+    ):
+        finish(run, dataset)
+
+
+def test_a_run_file_of_another_version_is_refused(short: Recipe, killed: Path) -> None:
+    (path,) = killed.glob("outputs/smalltalk/*/run.json")
+    made = json.loads(path.read_text())
+    made["settings"]["renamed_since"] = 1
+    path.write_text(json.dumps(made))
+    with pytest.raises(RunError, match="renamed_since"):
+        training.open_model(short, None, artifact=killed)
 
 
 def test_nothing_to_resume_is_said(short: Recipe, tmp_path: Path) -> None:
@@ -393,6 +482,7 @@ def save_empty(run: Run, step: int) -> Path:
     folder.mkdir()
     for name in training.CHECKPOINT_FILES:
         (folder / name).touch()
+    (folder / training.STATE_FILE).write_text(json.dumps({"global_step": step}))
     return folder
 
 

@@ -1,6 +1,10 @@
 """What happens at each step of training: the progress line, the live curve, TensorBoard."""
 
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +124,45 @@ class TensorBoard(transformers.integrations.TensorBoardCallback):
         if completions is not None:
             text = as_markdown(completions, self.recipe)
             self.writer.add_text("completions", text, state.global_step)
+
+
+class Interrupt(transformers.TrainerCallback):
+    """Saves a checkpoint at the end of the step in which it is asked to, and stops there."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def ask(self, *_: Any) -> None:
+        """What Ctrl-C calls, in a notebook Kernel → Interrupt; the second time it stops at once."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("stopping after this step, with a checkpoint; once more to stop at once", flush=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer after each step."""
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called by the trainer when it is done."""
+        if self.asked and state.global_step < state.max_steps:
+            print(f"stopped after step {state.global_step}; RESUME = True goes on from there")
+
+
+@contextmanager
+def interruptible(trainer: Any) -> Iterator[None]:
+    """While it lasts, an interrupt is a request. Signals reach the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupt = Interrupt()
+    trainer.add_callback(interrupt)
+    before = signal.signal(signal.SIGINT, interrupt.ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def install(trainer: Any, log_folder: Path, first_step: int, recipe: Recipe) -> None:

@@ -85,11 +85,7 @@ def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
     no lesson.
     """
     lessons = make_lessons(recipe, seed)
-    tiny = recipe.tiny
-    schedule = [tiny.lesson_batch_size, *((c.lessons, c.learning_rate) for c in tiny.courses)]
-    made_from = json.dumps([ARCHITECTURE, seed, schedule, [asdict(lesson) for lesson in lessons]])
-    digest = hashlib.sha256(made_from.encode()).hexdigest()[:12]
-    folder = artifact / "tiny" / f"{recipe.name}-{seed}-{digest}"
+    folder = artifact / "tiny" / _name(recipe, seed, lessons)
     if is_intact(folder):
         return folder
     if folder.exists():
@@ -111,9 +107,21 @@ def build(recipe: Recipe, seed: int = 0, artifact: Path = ARTIFACT) -> Path:
     return folder
 
 
+def folder_name(recipe: Recipe, seed: int) -> str:
+    """The name of the folder that `build` makes: another one for other lessons."""
+    return _name(recipe, seed, make_lessons(recipe, seed))
+
+
 def shape() -> ModelShape:
     """The tiny model's sizes, known before it is built."""
     return shape_of(transformers.LlamaConfig(**ARCHITECTURE))
+
+
+def _name(recipe: Recipe, seed: int, lessons: Sequence[Lesson]) -> str:
+    tiny = recipe.tiny
+    schedule = [tiny.lesson_batch_size, *((c.lessons, c.learning_rate) for c in tiny.courses)]
+    made_from = json.dumps([ARCHITECTURE, seed, schedule, [asdict(lesson) for lesson in lessons]])
+    return f"{recipe.name}-{seed}-{hashlib.sha256(made_from.encode()).hexdigest()[:12]}"
 
 
 def _build_without_gpu(recipe: Recipe, seed: int, artifact: Path) -> None:

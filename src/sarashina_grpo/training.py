@@ -5,16 +5,20 @@ artifact/outputs/<recipe>/<run>/checkpoint-N/     adapter, optimiser, random sta
 artifact/logs/<recipe>/<run>/events…              what TensorBoard reads
 """
 
+import hashlib
 import json
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from sarashina_grpo import ARTIFACT, callbacks, tiny
 from sarashina_grpo.backend import (
@@ -35,8 +39,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RUN_FILE = "run.json"
+LOCK_FILE = "training.lock"
+STATE_FILE = "trainer_state.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
-CHECKPOINT_FILES = ("adapter_model.safetensors", "trainer_state.json", "optimizer.pt")
+CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", STATE_FILE)
 # Adam keeps two numbers beside each weight, all of four bytes.
 CHECKPOINT_BYTES_PER_WEIGHT = 12
 
@@ -92,10 +98,13 @@ class Run:
     @property
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its continuation."""
+        prompts, _ = self.read_prompts()
         return {
             "recipe": self.recipe.name,
             "model_name": self.model_name,
+            "model": _model_fingerprint(self),
             "dataset": self.dataset,
+            "prompts": _digest(prompts.to_dict()),
             "settings": json.loads(json.dumps(asdict(self.settings))),
         }
 
@@ -181,7 +190,12 @@ def open_model(
     made = read_run_file(path.parent)
     if made["recipe"] != recipe.name:
         raise RunError(f"{path} was trained with RECIPE = {made['recipe']!r}, not {recipe.name!r}")
-    settings = Settings(**made["settings"])
+    try:
+        settings = Settings(**made["settings"])
+    except TypeError as error:
+        raise RunError(
+            f"{path.parent / RUN_FILE} has settings of another version of this project: {error}"
+        ) from error
     name, dataset = path.parent.name, made["dataset"]
     return Run(recipe, settings, made["model_name"], dataset, artifact, name, path)
 
@@ -214,7 +228,10 @@ def find_checkpoint(recipe: Recipe, wanted: str, artifact: Path = ARTIFACT) -> P
     if wanted != "latest":
         path = Path(wanted)
         if not is_complete(path):
-            raise RunError(f"{path} is no checkpoint: it lacks one of {CHECKPOINT_FILES}")
+            raise RunError(
+                f"{path} is no checkpoint: it lacks one of {CHECKPOINT_FILES}, or was not saved "
+                "to its end"
+            )
         return path.resolve()
     for folder in _runs(recipe, artifact):
         for checkpoint in checkpoints(folder):
@@ -232,10 +249,25 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether the folder is named like a checkpoint and holds what resuming needs."""
-    return CHECKPOINT_NAME.fullmatch(checkpoint.name) is not None and all(
-        (checkpoint / name).is_file() for name in CHECKPOINT_FILES
-    )
+    """Whether the folder is named like a checkpoint and was saved to its end.
+
+    The trainer writes its state last, so a save that was killed lacks it, or part of it.
+    """
+    if not CHECKPOINT_NAME.fullmatch(checkpoint.name):
+        return False
+    if not all((checkpoint / name).is_file() for name in CHECKPOINT_FILES):
+        return False
+    try:
+        state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict) and state.get("global_step") == step_of(checkpoint)
+
+
+def half_written(folder: Path) -> list[Path]:
+    """The checkpoints of a run's folder whose save was interrupted."""
+    found = (path for path in folder.glob("checkpoint-*") if CHECKPOINT_NAME.fullmatch(path.name))
+    return sorted((path for path in found if not is_complete(path)), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -253,9 +285,13 @@ def read_run_file(folder: Path) -> dict[str, Any]:
         RunError: the folder is not that of a run.
     """
     try:
-        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        made = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} has no readable {RUN_FILE}: it is not a run's folder") from error
+    missing = {"recipe", "model_name", "dataset", "settings"} - set(made)
+    if missing:
+        raise RunError(f"{folder / RUN_FILE} does not say {', '.join(sorted(missing))}")
+    return made
 
 
 def check(run: Run, policy: Policy, prompts: int) -> list[str]:
@@ -281,6 +317,10 @@ def check(run: Run, policy: Policy, prompts: int) -> list[str]:
         )
     epochs = settings.max_steps * settings.prompts_per_step / prompts
     return [
+        *(
+            f"{path.name} was not saved to its end, and is left alone"
+            for path in half_written(run.folder)
+        ),
         f"steps {run.first_step + 1} to {settings.max_steps}, {epochs:.1f} times over {prompts} "
         "prompts",
         f"{settings.generation_batch_size} completions a step = {settings.prompts_per_step} "
@@ -320,7 +360,13 @@ def preflight(run: Run, policy: Policy) -> list[str]:
 
 
 def train(run: Run, policy: Policy, dataset: Any) -> Any:
-    """Train to the end, or on from the run's checkpoint; returns the trainer."""
+    """Train to the end, or on from the run's checkpoint; returns the trainer.
+
+    An interrupt saves a checkpoint at the end of the step and stops, see `callbacks`.
+
+    Raises:
+        RunError: another process is training the same run.
+    """
     trainer = make_trainer(
         policy,
         run.settings,
@@ -332,8 +378,22 @@ def train(run: Run, policy: Policy, dataset: Any) -> Any:
         log_completions=True,
     )
     callbacks.install(trainer, run.log_folder, run.first_step, run.recipe)
-    trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    with _alone(run), callbacks.interruptible(trainer):
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     return trainer
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Two processes that go on with one run would write into the same files."""
+    try:
+        with FileLock(run.folder / LOCK_FILE, timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(
+            f"another process is training {run.folder}; wait for its end, or start a run of your "
+            "own with RESUME = False"
+        ) from error
 
 
 def _model_name(recipe: Recipe, gpu: Gpu | None, chosen: str | None) -> str:
@@ -393,6 +453,27 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> No
                 f"{folder.name} was run with {key}={before['settings'].get(key)!r}, and is "
                 f"resumed with {value!r}; only max_steps may change"
             )
+    for key, what in (("model", now["model_name"]), ("prompts", now["dataset"] or "the dataset")):
+        if before.get(key) != now[key]:
+            raise RunError(
+                f"{what} has changed since {folder.name} was run: it holds other {key}; put it "
+                "back, or start a new run with RESUME = False"
+            )
+
+
+def _model_fingerprint(run: Run) -> str | None:
+    """What a model's folder holds, by names and sizes; None for a name on the Hub."""
+    if run.is_tiny:
+        return tiny.folder_name(run.recipe, run.seed)
+    folder = Path(run.model_name)
+    if not folder.is_dir():
+        return None
+    return _digest(sorted((path.name, path.stat().st_size) for path in folder.iterdir()))
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _runs(recipe: Recipe, artifact: Path) -> list[Path]:
