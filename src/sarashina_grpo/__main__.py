@@ -5,7 +5,7 @@ imports what loads torch in its body, so that `--help` comes at once.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -78,7 +78,25 @@ def evaluate(
     _write_evaluation(run, plan, held_out, run.seed if seed is None else seed, output)
 
 
-COMMANDS = {"evaluate": evaluate}
+def doctor(*, artifact: Path = ARTIFACT) -> None:
+    """Say what this machine has, and what does not match what the project was tested with.
+
+    Versions, GPU, driver, free memory and disk, and whether the trainer in use is Unsloth's.
+
+    Args:
+        artifact: where checkpoints will go.
+    """
+    from sarashina_grpo.doctor import examine
+
+    findings = examine(artifact)
+    for finding in findings:
+        print(f"{finding.name:<16} {finding.found}", end="")
+        print(f"   <- {finding.problem}" if finding.problem else "")
+    problems = sum(bool(finding.problem) for finding in findings)
+    print(f"{problems} to look at" if problems else "all as tested")
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"evaluate": evaluate, "doctor": doctor}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

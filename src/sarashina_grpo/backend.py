@@ -102,6 +102,11 @@ class Policy:
         return len(self.tokenizer(self.render(messages), add_special_tokens=False)["input_ids"])
 
 
+def trainer_name() -> str:
+    """The class that trains: Unsloth's replaces TRL's on CUDA."""
+    return trl.GRPOTrainer.__name__
+
+
 def read_shape(name: str) -> ModelShape:
     """The sizes of a model, from its configuration alone.
 
