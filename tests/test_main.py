@@ -189,7 +189,7 @@ def test_help_names_every_flag_and_says_what_it_does(capsys: pytest.CaptureFixtu
 def test_python_runs_it_as_a_module() -> None:
     done = run_python("-m", "sarashina_grpo", "evaluate", "nope")
     assert done.returncode == 2
-    assert done.stderr == "UserError: no recipe 'nope'; there are qa, smalltalk\n"
+    assert done.stderr == "UnknownRecipeError: no recipe 'nope'; there are qa, smalltalk\n"
 
 
 def test_each_choice_of_a_flag_is_a_plans() -> None:

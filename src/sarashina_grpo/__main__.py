@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from sarashina_grpo import ARTIFACT
-from sarashina_grpo.errors import UserError
+from sarashina_grpo.errors import SettingError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,11 +67,11 @@ def evaluate(
     """
     known = _recipe(recipe)
     if prompts is not None and prompts < 1:
-        raise ValueError(f"prompts must be at least 1, got {prompts}")
+        raise SettingError(f"prompts must be at least 1, got {prompts}")
     from sarashina_grpo import hardware, training
 
     gpu = hardware.detect_gpu()
-    run = training.open_model(known, gpu, checkpoint=checkpoint, artifact=artifact)
+    run = training.open_model(known, gpu, checkpoint=checkpoint, artifact=artifact.absolute())
     run = replace(run, model_name=model_name or run.model_name, dataset=dataset or run.dataset)
     plan = training.plan_for(run, gpu, CHOICES[use_vllm], CHOICES[load_in_4bit])
     held_out = _held_out(run, prompts)
@@ -110,12 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (ValueError, OSError) as error:
         return _fail(error)
-    except RuntimeError as error:
-        from sarashina_grpo.backend import BackendError
-
-        if isinstance(error, BackendError):
-            return _fail(error)
-        raise
     return 0
 
 
@@ -129,10 +123,7 @@ def _fail(error: Exception) -> int:
 def _recipe(name: str) -> "Recipe":
     from sarashina_grpo.recipes import get_recipe
 
-    try:
-        return get_recipe(name)
-    except KeyError as error:
-        raise UserError(error.args[0]) from None
+    return get_recipe(name)
 
 
 def _held_out(run: "Run", count: int | None) -> "Dataset":

@@ -55,7 +55,9 @@ if not GPU:
     # TRL imports vLLM wherever it is installed, and that takes nine seconds it cannot use here.
     trl_import_utils.is_vllm_available = lambda min_version=None: False
 
+from sarashina_grpo.errors import SettingError, UserError
 from sarashina_grpo.recipe import Sampling, Settings
+from sarashina_grpo.tables import one_line, shorten
 
 ENGINE: Literal["Unsloth", "TRL"] = "Unsloth" if GPU else "TRL"
 
@@ -69,7 +71,7 @@ OutOfMemoryError = torch.OutOfMemoryError
 __all__ = ["OutOfMemoryError", "SummaryWriter", "peft", "torch", "transformers"]
 
 
-class BackendError(RuntimeError):
+class BackendError(UserError, RuntimeError):
     """The model or the trainer is not what it has to be, e.g. an adapter without effect."""
 
 
@@ -111,11 +113,11 @@ def read_shape(name: str) -> ModelShape:
     """The sizes of a model, from its configuration alone.
 
     Raises:
-        OSError: there is no such model on the Hub.
-        ValueError: the folder holds no model.
-        BackendError: the model is not built like a Llama.
+        BackendError: there is no such model, or it is not built like a Llama.
     """
-    return shape_of(transformers.AutoConfig.from_pretrained(name))
+    with _reading(name):
+        config = transformers.AutoConfig.from_pretrained(name)
+    return shape_of(config)
 
 
 def shape_of(config: Any) -> ModelShape:
@@ -135,7 +137,8 @@ def shape_of(config: Any) -> ModelShape:
 
 def load_base(name: str | Path, settings: Settings, plan: Plan, seed: int) -> Policy:
     """Load a model and put a fresh adapter on it, which changes nothing until it is trained."""
-    model, tokenizer = _load_weights(str(name), settings, plan, seed)
+    with _reading(str(name)):
+        model, tokenizer = _load_weights(str(name), settings, plan, seed)
     # Every call sets its own; a length left here draws a warning from each of them.
     model.generation_config.max_length = None
     adapter = {
@@ -163,7 +166,13 @@ def load_adapter(
     """
     policy = load_base(base, settings, plan, seed)
     weights = peft.load_peft_weights(str(checkpoint), device=str(policy.model.device))
-    result = peft.set_peft_model_state_dict(policy.model, weights)
+    try:
+        result = peft.set_peft_model_state_dict(policy.model, weights)
+    except RuntimeError as error:
+        raise BackendError(
+            f"{checkpoint} does not fit {base}; was it trained from another model? "
+            f"({shorten(one_line(str(error)))})"
+        ) from error
     if result.unexpected_keys:
         raise BackendError(
             f"{checkpoint} holds adapter weights that {base} has no place for, "
@@ -324,6 +333,20 @@ def _filler(words: int) -> Messages:
     return [{"role": "user", "content": " a" * words}]
 
 
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """What goes wrong when a model is looked for, in a sentence."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise BackendError(
+            f"{name!r} cannot be read as a model; give a folder that holds one, or a name on the "
+            f"Hub that can be reached from here ({shorten(one_line(str(error)))})"
+        ) from error
+
+
 def _load_weights(name: str, settings: Settings, plan: Plan, seed: int) -> tuple[Any, Any]:
     if ENGINE == "Unsloth":
         vllm_options = {
@@ -450,7 +473,7 @@ def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int
     cuda = plan.device == "cuda"
     passes, rest = divmod(settings.generation_batch_size, plan.micro_batch)
     if rest:
-        raise ValueError(
+        raise SettingError(
             f"{settings.generation_batch_size} completions a step do not divide into parts of "
             f"{plan.micro_batch}, which the plan trains at once"
         )

@@ -7,3 +7,7 @@ class UserError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in place of the calls that led here."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class SettingError(UserError):
+    """A value that cannot be used; names it, and what is accepted."""

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from itertools import product
 from typing import Literal
 
-from sarashina_grpo.errors import UserError
+from sarashina_grpo.errors import SettingError, UserError
 from sarashina_grpo.recipe import Settings
 
 Auto = Literal["auto"]
@@ -168,7 +168,7 @@ def make_plan(
     vLLM comes first, then 16 bits, then many rows at once.
 
     Raises:
-        ValueError: a choice is neither True, False nor "auto".
+        SettingError: a choice is neither True, False nor "auto".
         PlanError: nothing fits.
     """
     _check_choices(use_vllm, load_in_4bit)
@@ -198,12 +198,12 @@ def cpu_plan(
     """The plan without a GPU: 32 bits, Hugging Face generation, the recipe's batch.
 
     Raises:
-        ValueError: vLLM or 4 bits are asked for, or a choice is neither True, False nor "auto".
+        SettingError: vLLM or 4 bits are asked for, or a choice is neither True, False nor "auto".
     """
     _check_choices(use_vllm, load_in_4bit)
     for name, choice in (("USE_VLLM", use_vllm), ("LOAD_IN_4BIT", load_in_4bit)):
         if choice is True:
-            raise ValueError(f'{name}=True needs a CUDA GPU, and none was found; use "auto"')
+            raise SettingError(f'{name}=True needs a CUDA GPU, and none was found; use "auto"')
     return Plan(
         device="cpu",
         load_in_4bit=False,
@@ -283,7 +283,7 @@ def _utilization(gpu: Gpu, memory: Memory) -> float:
 def _check_choices(use_vllm: bool | Auto, load_in_4bit: bool | Auto) -> None:
     for name, choice in (("USE_VLLM", use_vllm), ("LOAD_IN_4BIT", load_in_4bit)):
         if not isinstance(choice, bool) and choice != "auto":
-            raise ValueError(f'{name} must be True, False or "auto", got {choice!r}')
+            raise SettingError(f'{name} must be True, False or "auto", got {choice!r}')
 
 
 def _reasons(

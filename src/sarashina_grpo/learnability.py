@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from sarashina_grpo.backend import Policy, generate
+from sarashina_grpo.errors import SettingError
 from sarashina_grpo.recipe import Recipe, Sampling, Settings
 
 if TYPE_CHECKING:
@@ -45,6 +46,17 @@ def scan(
             rows.append((prompt[-1]["content"], rewards.min(), rewards.mean(), rewards.max()))
     table = pd.DataFrame(rows, columns=["prompt", "lowest", "mean", "highest"])
     return table.assign(learnable=table["highest"] - table["lowest"] > SAME)
+
+
+def first(dataset: "Dataset", count: int) -> "Dataset":
+    """The first prompts of a dataset, to be scanned.
+
+    Raises:
+        SettingError: `count` is not a whole number of at least 1.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise SettingError(f"SCAN_PROMPTS must be a whole number, 0 for none, got {count!r}")
+    return dataset.select(range(min(count, len(dataset))))
 
 
 def total_rewards(

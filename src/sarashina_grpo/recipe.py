@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sarashina_grpo.data import LeftOut, Source, describe_left_out, load_dataset
 from sarashina_grpo.demonstrations import Demonstrate
+from sarashina_grpo.errors import SettingError
 from sarashina_grpo.rewards import Reward, bind_tags
 from sarashina_grpo.tags import TagFormat
 
@@ -95,12 +96,12 @@ class Settings:
     def __post_init__(self) -> None:
         _validate(self)
         if isinstance(self.lora_targets, str) or not self.lora_targets:
-            raise ValueError(
+            raise SettingError(
                 f"lora_targets must be module names such as ('q_proj',), got {self.lora_targets!r}"
             )
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         if self.generation_batch_size % self.num_generations:
-            raise ValueError(
+            raise SettingError(
                 f"per_device_train_batch_size × gradient_accumulation_steps = "
                 f"{self.per_device_train_batch_size} × {self.gradient_accumulation_steps} = "
                 f"{self.generation_batch_size} completions a step do not divide into groups of "
@@ -108,7 +109,7 @@ class Settings:
             )
         needed = self.max_prompt_length + self.max_completion_length
         if self.max_seq_length < needed:
-            raise ValueError(
+            raise SettingError(
                 f"max_seq_length must be at least max_prompt_length + max_completion_length = "
                 f"{needed}, got {self.max_seq_length}"
             )
@@ -191,7 +192,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.rewards:
-            raise ValueError(f"recipe {self.name!r} needs at least one reward")
+            raise SettingError(f"recipe {self.name!r} needs at least one reward")
 
     @property
     def system_prompt(self) -> str:
@@ -248,4 +249,4 @@ def _validate(settings: Any) -> None:
             or not item.metadata["check"](value)
         ):
             accepted = f"{kind} {item.metadata['accepts']}"
-            raise ValueError(f"{item.name} must be {accepted}, got {value!r}")
+            raise SettingError(f"{item.name} must be {accepted}, got {value!r}")

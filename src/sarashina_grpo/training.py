@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from sarashina_grpo import ARTIFACT, callbacks, tiny
+from sarashina_grpo import ARTIFACT, PROJECT_ROOT, callbacks, tiny
 from sarashina_grpo.backend import (
     OutOfMemoryError,
     Policy,
@@ -31,7 +31,7 @@ from sarashina_grpo.backend import (
     rehearse,
 )
 from sarashina_grpo.data import LeftOut
-from sarashina_grpo.errors import UserError
+from sarashina_grpo.errors import SettingError, UserError
 from sarashina_grpo.hardware import Auto, Gpu, Plan, cpu_plan, make_plan
 from sarashina_grpo.recipe import Recipe, Sampling, Settings
 
@@ -124,17 +124,23 @@ def open_run(
     max_steps: int | None = None,
     completions: int | None = None,
     resume: bool = False,
-    artifact: Path = ARTIFACT,
+    artifact: str | Path = ARTIFACT,
 ) -> Run:
     """Start a run in a folder of its own, or open the recipe's last one to go on with it.
 
     The model is the recipe's where there is a GPU, else the tiny one, unless one is named;
-    `dataset`, `seed`, `max_steps` and the `completions` of a step are the recipe's too.
+    `dataset`, `seed`, `max_steps` and the `completions` of a step are the recipe's too. A
+    relative `artifact` is one of the project's folders.
 
     Raises:
-        RunError: there is nothing to resume, or it was another model, dataset or setting.
-        ValueError: `seed`, `max_steps` or `completions` is out of range.
+        RunError: there is nothing to resume, or it was another model, dataset or setting; or
+            the run's folder cannot be made.
+        SettingError: a value is out of range, or of another type.
+        DatasetError: the prompts cannot be read.
     """
+    _check_type("MODEL_NAME", model_name, (str, type(None)), "a name, a folder or None")
+    _check_type("DATASET", dataset, (str, type(None)), "a file, a folder, a Hub name or None")
+    _check_type("RESUME", resume, bool, "True or False")
     name = _model_name(recipe, gpu, model_name)
     settings = _settings(
         recipe,
@@ -144,7 +150,7 @@ def open_run(
         per_device_train_batch_size=completions,
         gradient_accumulation_steps=None if completions is None else 1,
     )
-    run = Run(recipe, settings, name, dataset, artifact, name="")
+    run = Run(recipe, settings, name, dataset, _artifact_folder(artifact), name="")
     return _reopen(run) if resume else _create(run)
 
 
@@ -176,13 +182,16 @@ def open_model(
     checkpoint: str | None = "latest",
     model_name: str | None = None,
     seed: int | None = None,
-    artifact: Path = ARTIFACT,
+    artifact: str | Path = ARTIFACT,
 ) -> Run:
     """What to talk to: a checkpoint with the run it comes from, or None for the base model.
 
     Raises:
         RunError: there is no such checkpoint, or it belongs to another recipe.
     """
+    _check_type("CHECKPOINT", checkpoint, (str, type(None)), '"latest", a folder or None')
+    _check_type("MODEL_NAME", model_name, (str, type(None)), "a name, a folder or None")
+    artifact = _artifact_folder(artifact)
     if checkpoint is None:
         name = _model_name(recipe, gpu, model_name)
         return Run(recipe, _settings(recipe, name, seed=seed), name, None, artifact, name="base")
@@ -406,14 +415,29 @@ def _settings(recipe: Recipe, model_name: str, **chosen: int | None) -> Settings
     return replace(settings, **changed)
 
 
+def _check_type(name: str, value: Any, kinds: Any, accepted: str) -> None:
+    if not isinstance(value, kinds):
+        raise SettingError(f"{name} must be {accepted}, got {value!r}")
+
+
+def _artifact_folder(artifact: str | Path) -> Path:
+    _check_type("ARTIFACT", artifact, (str, Path), "a folder")
+    folder = PROJECT_ROOT / artifact
+    if folder.is_file():
+        raise SettingError(f"ARTIFACT must be a folder, and {folder} is a file")
+    return folder
+
+
 def _create(run: Run) -> Run:
+    text = json.dumps(run.identity, indent=2, ensure_ascii=False)
     for name in _new_names():
         run = replace(run, name=name)
         try:
             run.folder.mkdir(parents=True)
         except FileExistsError:
             continue
-        text = json.dumps(run.identity, indent=2, ensure_ascii=False)
+        except OSError as error:
+            raise RunError(f"{run.folder} cannot be made: {error.strerror}") from error
         (run.folder / RUN_FILE).write_text(text + "\n", encoding="utf-8")
         return run
     raise AssertionError("names never run out")

@@ -4,7 +4,14 @@ from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 
+from sarashina_grpo.errors import UserError
 from sarashina_grpo.recipe import Recipe
+
+
+class UnknownRecipeError(UserError, KeyError):
+    """There is no recipe of that name; names those there are."""
+
+    __str__ = Exception.__str__
 
 
 @cache
@@ -22,9 +29,8 @@ def get_recipe(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
-        KeyError: there is none; names those there are.
+        UnknownRecipeError: there is none; names those there are. It is a KeyError.
     """
-    try:
-        return _recipes()[name]
-    except KeyError:
-        raise KeyError(f"no recipe {name!r}; there are {', '.join(recipe_names())}") from None
+    if name not in recipe_names():
+        raise UnknownRecipeError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
+    return _recipes()[name]
