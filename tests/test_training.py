@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from collections import namedtuple
@@ -16,7 +17,7 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sarashina_grpo import DATASETS, callbacks, tiny, training
-from sarashina_grpo.backend import OutOfMemoryError, Policy, torch
+from sarashina_grpo.backend import OutOfMemoryError, Policy, torch, transformers
 from sarashina_grpo.data import split_dataset
 from sarashina_grpo.hardware import Gpu, Plan, cpu_plan, make_plan
 from sarashina_grpo.recipe import Recipe
@@ -306,6 +307,40 @@ def test_a_run_is_trained_by_one_process_at_a_time(
         pytest.raises(RunError, match="another process is training"),
     ):
         finish(run, dataset)
+
+
+@pytest.mark.parametrize(
+    ("free", "error", "said"),
+    [
+        (0, RunError, f"checkpoint-{SAVE_STEPS} is whole. Make room"),
+        (10**12, RuntimeError, "unexpected pos 324224"),
+    ],
+    ids=["full disk", "another error"],
+)
+def test_a_save_that_breaks_off_keeps_the_checkpoint_before(
+    short: Recipe,
+    fresh: Path,
+    dataset: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    free: int,
+    error: type[Exception],
+    said: str,
+) -> None:
+    save = transformers.Trainer._save_rng_state
+
+    def break_off(self: Any, folder: str) -> None:
+        if folder.endswith(f"checkpoint-{STEPS}"):
+            raise RuntimeError("unexpected pos 324224 vs 324112")  # torch's words on a full disk
+        save(self, folder)
+
+    disk = namedtuple("disk", "total used free")
+    monkeypatch.setattr(transformers.Trainer, "_save_rng_state", break_off)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk(free, 0, free))
+    run = training.open_run(short, None, artifact=fresh)
+    with pytest.raises(error, match=re.escape(said)):
+        finish(run, dataset)
+    assert [path.name for path in training.checkpoints(run.folder)] == [f"checkpoint-{SAVE_STEPS}"]
+    assert [path.name for path in training.half_written(run.folder)] == [f"checkpoint-{STEPS}"]
 
 
 def test_a_run_file_of_another_version_is_refused(short: Recipe, killed: Path) -> None:

@@ -374,7 +374,7 @@ def train(run: Run, policy: Policy, dataset: Any) -> Any:
     An interrupt saves a checkpoint at the end of the step and stops, see `callbacks`.
 
     Raises:
-        RunError: another process is training the same run.
+        RunError: another process is training the same run, or the disk is full.
     """
     trainer = make_trainer(
         policy,
@@ -387,9 +387,27 @@ def train(run: Run, policy: Policy, dataset: Any) -> Any:
         log_completions=True,
     )
     callbacks.install(trainer, run.log_folder, run.first_step, run.recipe)
-    with _alone(run), callbacks.interruptible(trainer):
+    with _alone(run), _watching_the_disk(run, policy), callbacks.interruptible(trainer):
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     return trainer
+
+
+@contextmanager
+def _watching_the_disk(run: Run, policy: Policy) -> Iterator[None]:
+    """A full disk in a sentence: what was saved before it is whole."""
+    try:
+        yield
+    except Exception as error:
+        # torch and safetensors have errors of their own for it, which do not name the disk.
+        free = shutil.disk_usage(run.folder).free
+        if free > _bytes_of_one_checkpoint(policy) or not half_written(run.folder):
+            raise
+        saved = checkpoints(run.folder)
+        last = f"{saved[0].name} is whole" if saved else "nothing was saved before"
+        raise RunError(
+            f"the disk of {run.folder} is full, and a save broke off; {last}. Make room, and go on "
+            "with RESUME = True"
+        ) from error
 
 
 @contextmanager
@@ -518,6 +536,10 @@ def _check_tags(run: Run, policy: Policy) -> None:
 
 
 def _checkpoint_bytes(run: Run, policy: Policy) -> int:
-    weights = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
     saves = -(-(run.settings.max_steps - run.first_step) // run.settings.save_steps)
-    return weights * CHECKPOINT_BYTES_PER_WEIGHT * saves
+    return saves * _bytes_of_one_checkpoint(policy)
+
+
+def _bytes_of_one_checkpoint(policy: Policy) -> int:
+    weights = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    return weights * CHECKPOINT_BYTES_PER_WEIGHT
