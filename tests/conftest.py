@@ -1,8 +1,10 @@
 """What tests share: a tiny model that is taught once, and a policy made from it."""
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +22,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 @pytest.fixture(scope="session")
 def recipe() -> Recipe:
     return get_recipe("smalltalk")
+
+
+@pytest.fixture(scope="session")
+def in_small_steps(recipe: Recipe) -> Callable[..., Recipe]:
+    """Makes the recipe with small steps, and with other settings of the tiny model."""
+    batch = {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 48}
+
+    def make(**changed: Any) -> Recipe:
+        settings = replace(recipe.tiny.settings, **batch, **changed)
+        return replace(recipe, tiny=replace(recipe.tiny, settings=settings))
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -457,19 +458,16 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(recipe: Recipe, artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(
+    recipe: Recipe,
+    in_small_steps: Callable[..., Recipe],
+    artifact: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trained:
     """A few small steps, with `rich` installed."""
     folder = tmp_path_factory.mktemp("callbacks")
     shutil.copytree(artifact / "tiny", folder / "tiny")
-    settings = replace(
-        recipe.tiny.settings,
-        max_steps=STEPS,
-        num_generations=4,
-        per_device_train_batch_size=8,
-        max_completion_length=48,
-    )
-    short = replace(recipe, tiny=replace(recipe.tiny, settings=settings))
-    run = training.open_run(short, None, artifact=folder)
+    run = training.open_run(in_small_steps(max_steps=STEPS), None, artifact=folder)
     policy = training.load_policy(run, training.plan_for(run, None))
     dataset = split_dataset(recipe.load_dataset(), 0)["train"]
     pages, screen, printed = Pages(), Screen(), io.StringIO()

@@ -5,6 +5,7 @@ from dataclasses import astuple, replace
 from typing import Any
 
 import pytest
+import shapes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from sarashina_grpo.hardware import (
     PACKAGES,
     Auto,
     Gpu,
-    ModelShape,
     Plan,
     PlanError,
     cpu_plan,
@@ -24,28 +24,7 @@ from sarashina_grpo.hardware import (
 from sarashina_grpo.recipe import Settings
 from sarashina_grpo.recipes import get_recipe
 
-SHAPES = {
-    "3B": ModelShape(
-        vocab_size=102_400,
-        hidden_size=2560,
-        intermediate_size=8960,
-        num_hidden_layers=32,
-        num_attention_heads=20,
-        num_key_value_heads=4,
-        head_dim=128,
-        tie_word_embeddings=False,
-    ),
-    "14B": ModelShape(
-        vocab_size=100_352,
-        hidden_size=5120,
-        intermediate_size=17_920,
-        num_hidden_layers=40,
-        num_attention_heads=40,
-        num_key_value_heads=10,
-        head_dim=128,
-        tie_word_embeddings=False,
-    ),
-}
+SHAPES = {"3B": shapes.SHAPES["sarashina2.2-3b"], "14B": shapes.SHAPES["phi-4-14b"]}
 SETTINGS = {name: get_recipe(name).settings for name in ("smalltalk", "qa")}
 RUNS = {
     "smalltalk": (SHAPES["3B"], SETTINGS["smalltalk"]),

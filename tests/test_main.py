@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,20 +33,15 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(recipe: Recipe, artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    in_small_steps: Callable[..., Recipe], artifact: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """An artifact folder with one checkpoint, a few steps old."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(artifact / "tiny", folder / "tiny")
-    settings = replace(
-        recipe.tiny.settings,
-        max_steps=STEPS,
-        save_steps=STEPS,
-        num_generations=4,
-        per_device_train_batch_size=8,
-        max_completion_length=48,
+    run = training.open_run(
+        in_small_steps(max_steps=STEPS, save_steps=STEPS), None, artifact=folder
     )
-    short = replace(recipe, tiny=replace(recipe.tiny, settings=settings))
-    run = training.open_run(short, None, artifact=folder)
     policy = training.load_policy(run, training.plan_for(run, None))
     training.train(run, policy, split_dataset(run.read_prompts()[0], run.seed)["train"])
     return folder

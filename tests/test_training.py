@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -82,16 +83,9 @@ def with_settings(recipe: Recipe, **changed: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def short(recipe: Recipe) -> Recipe:
+def short(in_small_steps: Callable[..., Recipe]) -> Recipe:
     """The recipe with a few small steps."""
-    return with_settings(
-        recipe,
-        max_steps=STEPS,
-        save_steps=SAVE_STEPS,
-        num_generations=4,
-        per_device_train_batch_size=8,
-        max_completion_length=48,
-    )
+    return in_small_steps(max_steps=STEPS, save_steps=SAVE_STEPS)
 
 
 @pytest.fixture(scope="module")
