@@ -41,8 +41,8 @@ PROMPT = [{"role": "user", "content": " a" * 60}]
 RECIPE = get_recipe("smalltalk")
 JOBS = (
     *("seed:1x6x256", "trl:1x6x256", "unsloth:1x6x256"),
-    *("trl-vllm:1x6x256", "trl-vllm:8x8x256", "trl-vllm:16x8x256"),
-    "ours:1x6x256,8x8x256,16x8x256",
+    *(f"trl-vllm:{size}" for size in ("1x6x256", "8x8x256", "16x8x256", "32x8x256")),
+    "ours:1x6x256,8x8x256,16x8x256,32x8x256",
     "ours:1x8x256,1x8x512,1x8x1024,1x8x2048",
     "ours:1x4x256,1x16x256,1x32x256,1x64x256",
 )

@@ -130,6 +130,19 @@ def test_advice_that_is_followed_fits(
 
 
 @pytest.mark.parametrize("recipe", RUNS)
+def test_what_other_programs_hold_is_left_to_them(recipe: str) -> None:
+    shape, settings = RUNS[recipe]
+    alone, shared = Gpu("Some GPU", 80), Gpu("Some GPU", 80, taken_gb=45)
+    before, after = (make_plan(gpu, shape, settings) for gpu in (alone, shared))
+    assert before.gpu_memory_utilization * 80 + 45 > 80 * 0.95
+    assert after.gpu_memory_utilization * 80 + 45 < 80 * 0.95
+    assert "45.0 GB of them taken" in after.reasons["device"]
+    assert "taken" not in before.reasons["device"]
+    with pytest.raises(PlanError, match=r"end the programs that hold 75\.0 GB of the GPU"):
+        make_plan(replace(alone, taken_gb=75), shape, settings)
+
+
+@pytest.mark.parametrize("recipe", RUNS)
 def test_no_plan_needs_more_than_the_gpu_has(recipe: str) -> None:
     for gpu, plan in plans(recipe):
         memory = estimate(

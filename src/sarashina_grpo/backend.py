@@ -415,9 +415,11 @@ def _vllm_awake(policy: Policy) -> Iterator[None]:
     asleep = policy.plan.standby and vllm.llm_engine.is_sleeping()
     if asleep:
         vllm.wake_up()
-    yield
-    if asleep:
-        vllm.sleep(1)
+    try:
+        yield
+    finally:
+        if asleep:
+            vllm.sleep(1)
 
 
 def _stream_with_vllm(policy: Policy, text: str, sampling: Sampling, seed: int) -> str:

@@ -42,15 +42,21 @@ STANDBY_OPTIONS = {"UNSLOTH_VLLM_STANDBY": "1", "UNSLOTH_VLLM_STANDBY_UTIL_OVERR
 
 @dataclass(frozen=True)
 class Gpu:
-    """One CUDA device: its name and its memory in GB (10⁹ bytes)."""
+    """One CUDA device: its name, its memory in GB (10⁹ bytes), and what others hold of it."""
 
     name: str
     memory_gb: float
+    taken_gb: float = 0.0
 
     @property
     def usable_gb(self) -> float:
         """What is left for tensors."""
-        return self.memory_gb * (1 - GAPS) - CONTEXT_GB
+        return self.memory_gb * (1 - GAPS) - CONTEXT_GB - self.taken_gb
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other programs hold more of it than a desktop does."""
+        return self.taken_gb > 1
 
     @property
     def standby(self) -> bool:
@@ -152,8 +158,9 @@ def detect_gpu() -> Gpu | None:
 
     if not torch.cuda.is_available():
         return None
-    properties = torch.cuda.get_device_properties(0)
-    return Gpu(properties.name, properties.total_memory / GB)
+    free, total = torch.cuda.mem_get_info()
+    ours = torch.cuda.memory_reserved() + CONTEXT_GB * GB
+    return Gpu(torch.cuda.get_device_name(), total / GB, max(0, total - free - ours) / GB)
 
 
 def make_plan(
@@ -304,7 +311,8 @@ def _reasons(
     times = f", {total // plan.micro_batch} times a step: more would not {why_rows}"
     needed_gb = _needed_gb(gpu, memory, plan.use_vllm)
     return {
-        "device": f"CUDA: {gpu.name} with {gpu.memory_gb:.0f} GB",
+        "device": f"CUDA: {gpu.name} with {gpu.memory_gb:.0f} GB"
+        + (f", {gpu.taken_gb:.1f} GB of them taken" if gpu.is_shared else ""),
         "weights": f"{bits} bits, {memory.weights_gb:.1f} GB: "
         + ("as asked for" if bits_asked_for else why_bits),
         "generation": ("vLLM: " if plan.use_vllm else "Hugging Face: ")
@@ -334,6 +342,8 @@ def _advice(gpu: Gpu, shape: ModelShape, settings: Settings, vllm: bool, four_bi
 
     asked_for = (("USE_VLLM", vllm), ("LOAD_IN_4BIT", not four_bit))
     ways = [f'set {name} = "auto"' for name, overruled in asked_for if overruled]
+    if gpu.is_shared:
+        ways.append(f"end the programs that hold {gpu.taken_gb:.1f} GB of the GPU")
     shorter = (_shorten(settings, percent) for percent in range(95, 0, -5))
     fitting = next((lengths for lengths in shorter if needed(lengths) <= gpu.usable_gb), None)
     if fitting:
