@@ -46,7 +46,10 @@ JOBS = (
     "ours:1x8x256,1x8x512,1x8x1024,1x8x2048",
     "ours:1x4x256,1x16x256,1x32x256,1x64x256",
 )
-PLANNED = {"seed": {"use_vllm": False, "load_in_4bit": True}, "unsloth": {"use_vllm": True}}
+PLANNED = {
+    "seed": {"use_vllm": False, "load_in_4bit": True, "checkpointing": True},
+    "unsloth": {"use_vllm": True, "checkpointing": True},
+}
 COLUMNS = (
     *("contender", "size", "s_per_step", "generating_s", "scoring_s", "training_s", "saving_s"),
     *("tokens_per_s", "peak_gb", "ready_s", "first_step_s", "roofline_s", "over_roofline"),

@@ -19,7 +19,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is loaded and trained: `completions` of `prompt` + `completion` tokens a step."""
+    """What is loaded and trained: `completions` of `prompt` + `completion` tokens a step.
+
+    With `kept` activations are not computed again for the gradient.
+    """
 
     recipe: str
     shape: str
@@ -28,6 +31,7 @@ class Configuration:
     prompt: int
     completion: int
     use_vllm: bool = False
+    kept: bool = False
 
 
 SMALL, LARGE = ("smalltalk", "sarashina2.2-3b"), ("qa", "phi-4-14b")
@@ -44,6 +48,9 @@ CONFIGURATIONS = {
     "14b-4-rows": Configuration(*LARGE, True, 16, 512, 512),
     "3b-16-vllm": Configuration(*SMALL, False, 6, 1024, 512, use_vllm=True),
     "3b-4-vllm": Configuration(*SMALL, True, 6, 1024, 512, use_vllm=True),
+    "3b-16-kept": Configuration(*SMALL, False, 6, 1024, 512, kept=True),
+    "3b-16-rows-kept": Configuration(*SMALL, False, 64, 128, 256, kept=True),
+    "14b-4-short-kept": Configuration(*LARGE, True, 4, 512, 256, kept=True),
     "14b-4-vllm": Configuration(*LARGE, True, 4, 1536, 1200, use_vllm=True),
 }
 
@@ -80,7 +87,9 @@ def measure(name: str, folder: Path) -> dict[str, object]:
     )
     path = shapes.make_model(chosen.shape, folder)
     shape = shapes.SHAPES[chosen.shape]
-    plan = hardware.make_plan(gpu, shape, settings, chosen.use_vllm, chosen.load_in_4bit)
+    plan = hardware.make_plan(
+        gpu, shape, settings, chosen.use_vllm, chosen.load_in_4bit, not chosen.kept
+    )
     share = plan.gpu_memory_utilization * smaller
     made = time.perf_counter()
     with Watch() as watch:

@@ -31,6 +31,8 @@ UNSLOTH_OPTIONS = {
     # Else a group's prompt is read once where vLLM does not draw, which takes a compiler and at
     # first twice the memory, to save time where drawing takes most of it.
     "UNSLOTH_GRPO_PREFIX_GROUPER": "0",
+    # Else it tells each stage of its start at length, in the notebook.
+    "VLLM_LOGGING_LEVEL": "WARNING",
     # Put the adapter into 16-bit weights while vLLM draws, and take it out to the last bit.
     "UNSLOTH_VLLM_MERGED_ROLLOUT": "1",
 }
@@ -148,7 +150,10 @@ def load_base(name: str | Path, settings: Settings, plan: Plan, seed: int) -> Po
     }
     if ENGINE == "Unsloth":
         model = unsloth.FastLanguageModel.get_peft_model(
-            model, **adapter, use_gradient_checkpointing="unsloth", random_state=seed
+            model,
+            **adapter,
+            use_gradient_checkpointing="unsloth" if plan.checkpointing else False,
+            random_state=seed,
         )
     else:
         transformers.set_seed(seed)
@@ -503,7 +508,7 @@ def _trainer_options(settings: Settings, plan: Plan, output_dir: Path, seed: int
         "max_completion_length": settings.max_completion_length,
         "max_steps": settings.max_steps,
         "save_steps": settings.save_steps,
-        "gradient_checkpointing": cuda,
+        "gradient_checkpointing": plan.checkpointing,
         "logging_steps": 1,
         "report_to": "none",
         "dataloader_pin_memory": cuda,

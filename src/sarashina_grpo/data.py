@@ -25,6 +25,8 @@ __all__ = ["DatasetError", "LeftOut", "Source", "load_dataset"]
 
 LANGUAGES = ("ja", "en")
 ANSWER_MARK = "####"
+BATCH = 10_000
+"""Prompts that become part of the dataset at once: a million would take 5 GB on their way."""
 
 
 @dataclass(frozen=True)
@@ -73,34 +75,27 @@ def load_dataset(source: Source, system_prompt: str) -> tuple["Dataset", list[Le
 
     Raises:
         DatasetError: the source cannot be read or lacks a column, holds an empty prompt, an
-            answer without a value or an unknown language, or leaves nothing to train on.
+            answer without a value or an unknown language, has questions and answers swapped,
+            or leaves nothing to train on.
     """
-    from datasets import Dataset
-
     table = read_table(source.path, source.columns)
     check_texts(table, [source.prompt_column], source.name)
     _check_languages(table, source)
     reasons = _reasons_to_leave_out(table, source)
-    kept = table[reasons == ""]
-    if kept.empty:
-        raise DatasetError("no prompt is left to train on", source.name)
     left_out = [
         LeftOut(int(row), text, reason)
         for row, text, reason in zip(table.index, table[source.prompt_column], reasons, strict=True)
         if reason
     ]
-    columns: dict[str, list[Any]] = {
-        "prompt": [
-            [
-                {"role": "system", "content": system_prompt},
-                {"role": "user", "content": text},
-            ]
-            for text in kept[source.prompt_column]
-        ]
-    }
-    if source.answer_column is not None:
-        columns["answer"] = _answers(kept[source.answer_column], source)
-    return Dataset.from_dict(columns), left_out
+    kept = table[[not reason for reason in reasons]]
+    if kept.empty:
+        raise DatasetError("no prompt is left to train on", source.name)
+    texts = kept[source.prompt_column].tolist()
+    if source.answer_column is None:
+        return _conversations(texts, None, system_prompt), left_out
+    answers = _answers(kept[source.answer_column], source)
+    _check_order(texts, answers, source)
+    return _conversations(texts, answers, system_prompt), left_out
 
 
 def extract_answer(solution: str) -> str | None:
@@ -176,18 +171,51 @@ def _answers(solutions: "pd.Series[Any]", source: Source) -> list[str | None]:
     return answers
 
 
-def _reasons_to_leave_out(table: pd.DataFrame, source: Source) -> "pd.Series[str]":
-    reasons = pd.Series("", index=table.index, dtype=str)
-    if source.lang_column is not None:
-        languages = table[source.lang_column]
-        reasons[languages != source.language] = "lang is " + languages
-    candidates = table.loc[reasons == "", source.prompt_column].map(_normalise)
+def _check_order(texts: list[str], answers: list[str | None], source: Source) -> None:
+    """Answers that all lack the mark, where most questions have it, are the questions."""
+    marked = sum(ANSWER_MARK in text for text in texts)
+    if not any(answers) and marked * 2 > len(texts):
+        problem = (
+            f"{marked} of {len(texts)} prompts hold {ANSWER_MARK!r} and no answer does; "
+            f"are the columns {source.prompt_column!r} and {source.answer_column!r} swapped?"
+        )
+        raise DatasetError(problem, source.name)
+
+
+def _reasons_to_leave_out(table: pd.DataFrame, source: Source) -> list[str]:
+    """Why each row is left out, "" for those that are kept."""
+    texts = table[source.prompt_column]
+    languages = table[source.lang_column] if source.lang_column else [source.language] * len(texts)
     first_rows: dict[str, int] = {}
-    for row, text in zip(candidates.index, candidates, strict=True):
-        first = first_rows.setdefault(text, row)
-        if first != row:
-            reasons[row] = f"same prompt as row {first}"
+    reasons = []
+    for row, text, language in zip(table.index, texts, languages, strict=True):
+        if language != source.language:
+            reasons.append(f"lang is {language}")
+            continue
+        first = first_rows.setdefault(_normalise(text), row)
+        reasons.append("" if first == row else f"same prompt as row {first}")
     return reasons
+
+
+def _conversations(
+    texts: list[str], answers: list[str | None] | None, system_prompt: str
+) -> "Dataset":
+    from datasets import Dataset, Features, Value, concatenate_datasets
+
+    system = {"role": "system", "content": system_prompt}
+    features = Features({"prompt": [{"role": Value("string"), "content": Value("string")}]})
+    if answers is not None:
+        features["answer"] = Value("string")
+    batches = []
+    for start in range(0, len(texts), BATCH):
+        batch = slice(start, start + BATCH)
+        columns: dict[str, list[Any]] = {
+            "prompt": [[system, {"role": "user", "content": text}] for text in texts[batch]]
+        }
+        if answers is not None:
+            columns["answer"] = answers[batch]
+        batches.append(Dataset.from_dict(columns, features=features))
+    return concatenate_datasets(batches)
 
 
 def _normalise(text: str) -> str:

@@ -20,6 +20,8 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "unsloth", "vllm", "datasets
 # Each pass over the layers costs the CPU the same time, however many rows there are: on an H200
 # 0.3 s for a model of 3 billion. More rows than these keep that GPU busy without saving passes.
 ROWS_AT_ONCE = 64
+# Below this, fewer rows at once cost more than keeping what they computed saves.
+ROWS_TO_KEEP = 16
 DRAW_AT_ONCE = 128
 
 GB = 1e9
@@ -28,12 +30,15 @@ FOUR_BIT, SIXTEEN_BIT = 0.516, 2
 # Bytes a weight of the adapter: the weight itself; its gradient and two moments of 8 bits.
 ADAPTER_LOADED, ADAPTER_TRAINED = 4, 6
 # Measured: values of the MLP's width that are kept for a token, beside one a layer of the model's
-# width; and bytes for each logit of the one row that is scored at a time.
+# width, where the rest is computed again for the gradient; and where it is not, values of the MLP's
+# and of the model's width in each layer. Bytes for each logit of the one row that is scored at a
+# time.
 KEPT_IN_TRAINING, KEPT_IN_PREFILL, BYTES_PER_LOGIT = 5.3, 4.75, 6.5
+KEPT_IN_EACH_LAYER = 2, 7.5
 # What the driver, the libraries and the gaps between tensors take.
 CONTEXT_GB, GAPS = 0.6, 0.05
 # vLLM's own: CUDA graphs and the activations of its longest batch.
-VLLM_GB = 2.0
+VLLM_GB = 2.5
 # On a GPU with less memory than this, vLLM's cache and training have it in turns: these have to
 # be in the environment before Unsloth is imported.
 STANDBY_BELOW_GB = 48
@@ -134,8 +139,9 @@ class Plan:
     """How the model is loaded, sampled from and trained, and why.
 
     With `standby` vLLM gives its cache back while the model is trained. `micro_batch` is how many
-    completions are trained on at once, `draw_at_once` how many are drawn at once without vLLM
-    when a model is evaluated; `reasons` has a line a choice.
+    completions are trained on at once, with `checkpointing` activations are computed again for the
+    gradient; `draw_at_once` is how many are drawn at once without vLLM when a model is evaluated;
+    `reasons` has a line a choice.
     """
 
     device: Literal["cuda", "cpu"]
@@ -144,6 +150,7 @@ class Plan:
     standby: bool
     gpu_memory_utilization: float
     micro_batch: int
+    checkpointing: bool
     draw_at_once: int
     reasons: dict[str, str]
 
@@ -169,10 +176,11 @@ def make_plan(
     settings: Settings,
     use_vllm: bool | Auto = "auto",
     load_in_4bit: bool | Auto = "auto",
+    checkpointing: bool | Auto = "auto",
 ) -> Plan:
     """The fastest way to load, sample from and train a model that fits into the GPU.
 
-    vLLM comes first, then 16 bits, then many rows at once.
+    vLLM comes first, then 16 bits, then activations that are kept, then many rows at once.
 
     Raises:
         SettingError: a choice is neither True, False nor "auto".
@@ -181,9 +189,12 @@ def make_plan(
     _check_choices(use_vllm, load_in_4bit)
     vllm_choices = [True, False] if use_vllm == "auto" else [use_vllm]
     bit_choices = [False, True] if load_in_4bit == "auto" else [load_in_4bit]
-    for vllm, four_bit, rows in product(vllm_choices, bit_choices, micro_batches(settings)):
-        memory = estimate(shape, settings, load_in_4bit=four_bit, micro_batch=rows)
-        if _needed_gb(gpu, memory, vllm) <= gpu.usable_gb:
+    passes = list(_passes(settings, checkpointing))
+    for vllm, four_bit, (again, rows) in product(vllm_choices, bit_choices, passes):
+        memory = estimate(
+            shape, settings, load_in_4bit=four_bit, micro_batch=rows, checkpointing=again
+        )
+        if _needed_gb(memory, vllm) <= gpu.usable_gb:
             plan = Plan(
                 device="cuda",
                 load_in_4bit=four_bit,
@@ -191,6 +202,7 @@ def make_plan(
                 standby=vllm and gpu.standby,
                 gpu_memory_utilization=_utilization(gpu, memory) if vllm else 0.0,
                 micro_batch=rows,
+                checkpointing=again,
                 draw_at_once=_draw_at_once(gpu, shape, settings, memory),
                 reasons={},
             )
@@ -218,13 +230,19 @@ def cpu_plan(
         standby=False,
         gpu_memory_utilization=0.0,
         micro_batch=settings.per_device_train_batch_size,
+        checkpointing=False,
         draw_at_once=DRAW_AT_ONCE,
         reasons={"device": "CPU: no CUDA GPU was found"},
     )
 
 
 def estimate(
-    shape: ModelShape, settings: Settings, *, load_in_4bit: bool, micro_batch: int
+    shape: ModelShape,
+    settings: Settings,
+    *,
+    load_in_4bit: bool,
+    micro_batch: int,
+    checkpointing: bool = True,
 ) -> Memory:
     """What training with Unsloth takes at the longest prompt and completion."""
     width, inner = shape.hidden_size, shape.intermediate_size
@@ -232,11 +250,17 @@ def estimate(
     adapter = _adapter_weights(shape, settings)
     bytes_per_weight = FOUR_BIT if load_in_4bit else SIXTEEN_BIT
     weights = shape.projection_weights * bytes_per_weight + shape.embedding_weights * SIXTEEN_BIT
-    kept = 2 * (shape.num_hidden_layers * width + KEPT_IN_TRAINING * inner)
+    layers = shape.num_hidden_layers
+    inner_kept, width_kept = KEPT_IN_EACH_LAYER
+    values = (
+        layers * width + KEPT_IN_TRAINING * inner
+        if checkpointing
+        else layers * (width_kept * width + inner_kept * inner)
+    )
     training = (
         adapter * ADAPTER_TRAINED
         + (SIXTEEN_BIT * width * inner if load_in_4bit else 0)
-        + micro_batch * tokens * kept
+        + micro_batch * tokens * values * SIXTEEN_BIT
         + settings.max_completion_length * shape.vocab_size * BYTES_PER_LOGIT
     )
     generation = settings.generation_batch_size * _drawing_bytes(shape, settings, tokens)
@@ -255,6 +279,16 @@ def micro_batches(settings: Settings) -> Iterator[int]:
     """How many completions may be trained on at once, the most first."""
     total = settings.generation_batch_size
     return (rows for rows in range(min(total, ROWS_AT_ONCE), 0, -1) if total % rows == 0)
+
+
+def _passes(settings: Settings, checkpointing: bool | Auto) -> Iterator[tuple[bool, int]]:
+    """Whether activations are computed again, and how many completions at once, fastest first."""
+    total = settings.generation_batch_size
+    if checkpointing is not True:
+        fewest = 1 if checkpointing is False else min(total, ROWS_TO_KEEP)
+        yield from ((False, rows) for rows in micro_batches(settings) if rows >= fewest)
+    if checkpointing is not False:
+        yield from ((True, rows) for rows in micro_batches(settings))
 
 
 def versions() -> dict[str, str]:
@@ -281,8 +315,7 @@ def _draw_at_once(gpu: Gpu, shape: ModelShape, settings: Settings, memory: Memor
 
 def _utilization(gpu: Gpu, memory: Memory) -> float:
     """The share of the GPU that vLLM gets: what it needs, and up to half where that is free."""
-    in_training = 0.0 if gpu.standby else memory.training_gb
-    free_gb = gpu.usable_gb - memory.adapter_gb - in_training
+    free_gb = gpu.usable_gb - memory.adapter_gb - memory.training_gb
     needed_gb = memory.weights_gb + VLLM_GB + memory.cache_gb
     return math.floor(100 * max(needed_gb, min(gpu.memory_gb / 2, free_gb)) / gpu.memory_gb) / 100
 
@@ -309,7 +342,8 @@ def _reasons(
     share = f"{plan.gpu_memory_utilization:.0%} of the GPU: {why_share}"
     why_rows = "fit" if 2 * plan.micro_batch <= ROWS_AT_ONCE else "be faster"
     times = f", {total // plan.micro_batch} times a step: more would not {why_rows}"
-    needed_gb = _needed_gb(gpu, memory, plan.use_vllm)
+    why_again = "computed again for the gradient: keeping them would not fit"
+    needed_gb = _needed_gb(memory, plan.use_vllm)
     return {
         "device": f"CUDA: {gpu.name} with {gpu.memory_gb:.0f} GB"
         + (f", {gpu.taken_gb:.1f} GB of them taken" if gpu.is_shared else ""),
@@ -320,17 +354,17 @@ def _reasons(
         "vLLM's memory": share if plan.use_vllm else "none",
         "completions a step": f"{total}, all drawn at once",
         "trained at once": f"{plan.micro_batch}" + (times if plan.micro_batch < total else ""),
+        "activations": why_again if plan.checkpointing else "kept: faster, and they fit",
         "peak memory": f"about {needed_gb:.1f} GB at the longest prompt and completion",
     }
 
 
-def _needed_gb(gpu: Gpu, memory: Memory, vllm: bool) -> float:
-    """The peak; vLLM shares its weights with training."""
+def _needed_gb(memory: Memory, vllm: bool) -> float:
+    """The peak; vLLM shares its weights with training, and standby was not seen to lower it."""
     if not vllm:
         return memory.peak_gb
-    parts = (memory.cache_gb, memory.training_gb)
-    in_turn = max(parts) if gpu.standby else sum(parts)
-    return memory.weights_gb + memory.adapter_gb + VLLM_GB + in_turn
+    loaded_gb = memory.weights_gb + memory.adapter_gb + VLLM_GB
+    return loaded_gb + memory.cache_gb + memory.training_gb
 
 
 def _advice(gpu: Gpu, shape: ModelShape, settings: Settings, vllm: bool, four_bit: bool) -> str:
@@ -338,7 +372,7 @@ def _advice(gpu: Gpu, shape: ModelShape, settings: Settings, vllm: bool, four_bi
 
     def needed(lengths: Settings) -> float:
         memory = estimate(shape, lengths, load_in_4bit=four_bit, micro_batch=1)
-        return _needed_gb(gpu, memory, vllm)
+        return _needed_gb(memory, vllm)
 
     asked_for = (("USE_VLLM", vllm), ("LOAD_IN_4BIT", not four_bit))
     ways = [f'set {name} = "auto"' for name, overruled in asked_for if overruled]

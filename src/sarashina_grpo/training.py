@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -30,7 +30,7 @@ from sarashina_grpo.backend import (
     read_shape,
     rehearse,
 )
-from sarashina_grpo.data import LeftOut
+from sarashina_grpo.data import BATCH, LeftOut
 from sarashina_grpo.errors import SettingError, UserError
 from sarashina_grpo.hardware import Auto, Gpu, Plan, cpu_plan, make_plan
 from sarashina_grpo.recipe import Recipe, Sampling, Settings
@@ -104,7 +104,7 @@ class Run:
             "model_name": self.model_name,
             "model": _model_fingerprint(self),
             "dataset": self.dataset,
-            "prompts": _digest(prompts.to_dict()),
+            "prompts": _digest(prompts.iter(batch_size=BATCH)),
             "settings": json.loads(json.dumps(asdict(self.settings))),
         }
 
@@ -513,9 +513,12 @@ def _model_fingerprint(run: Run) -> str | None:
     return _digest(sorted((path.name, path.stat().st_size) for path in folder.iterdir()))
 
 
-def _digest(content: Any) -> str:
-    text = json.dumps(content, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def _digest(parts: Iterable[Any]) -> str:
+    """The same for the same parts, which JSON can hold."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 def _runs(recipe: Recipe, artifact: Path) -> list[Path]:
