@@ -1,8 +1,12 @@
 """Adapters that work, completions that can be repeated, and the trainer's arguments."""
 
 import re
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,3 +232,184 @@ def test_a_rehearsal_is_at_full_length_and_leaves_no_trace(
         assert torch.equal(weight, before[name]), name
         assert weight.grad is None
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+class Vllm:
+    """What is used of vLLM's engine, writing down what it is asked."""
+
+    def __init__(self, pieces: list[str], asleep: bool) -> None:
+        self.pieces, self.asleep = pieces, asleep
+        self.asked: list[Any] = []
+        self.llm_engine = self
+
+    def is_sleeping(self) -> bool:
+        return self.asleep
+
+    def wake_up(self) -> None:
+        self.asked.append("wake up")
+
+    def sleep(self, level: int) -> None:
+        self.asked.append(("sleep", level))
+
+    def add_request(self, name: str, prompt: Any, sampling: Any, lora_request: Any) -> None:
+        self.request = name
+        self.asked.append((prompt, sampling.seed, lora_request))
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self.pieces)
+
+    def step(self) -> list[Any]:
+        piece = self.pieces.pop(0)
+        if piece == "interrupt":
+            raise KeyboardInterrupt
+        return [SimpleNamespace(outputs=[SimpleNamespace(text=piece)])]
+
+    def abort_request(self, names: list[str]) -> None:
+        assert names == [self.request]
+        self.asked.append("abort")
+
+
+@pytest.fixture
+def draw_with_vllm(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Makes a policy that draws with a stand-in for vLLM, which says these pieces."""
+    sampling = SimpleNamespace(SamplingParams=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "vllm", sampling)
+
+    def fast_generate(prompts: Any, sampling_params: Any, lora_request: Any, use_tqdm: bool) -> Any:
+        vllm.asked.append((prompts, [each.seed for each in sampling_params], lora_request))
+        if "fail" in vllm.pieces:
+            raise RuntimeError("out of blocks")
+        return [SimpleNamespace(outputs=[SimpleNamespace(text=text)]) for text in vllm.pieces]
+
+    def make(*pieces: str, asleep: bool = False) -> Policy:
+        nonlocal vllm
+        vllm = Vllm(list(pieces), asleep)
+        model = SimpleNamespace(
+            vllm_engine=vllm,
+            fast_generate=fast_generate,
+            save_lora=lambda folder: (Path(folder) / "saved").touch(),
+            load_lora=lambda name, load_tensors=False: (name, load_tensors),
+        )
+        plan = replace(policy.plan, use_vllm=True, standby=True)
+        return Policy(model, policy.tokenizer, plan)
+
+    vllm = Vllm([], asleep=False)
+    return make
+
+
+def ids_of(policy: Policy, prompt: Messages) -> dict[str, list[int]]:
+    text = policy.render(prompt)
+    return {"prompt_token_ids": policy.tokenizer(text, add_special_tokens=False)["input_ids"]}
+
+
+def test_vllm_draws_each_completion_with_a_seed_of_its_own(
+    draw_with_vllm: Callable[..., Policy], prompts: list[Messages]
+) -> None:
+    drawing = draw_with_vllm("a", "b")
+    assert generate(drawing, prompts[:2], SAMPLING, seed=5) == ["a", "b"]
+    assert generate(drawing.base, prompts[:2], SAMPLING, seed=5) == ["a", "b"]
+    ids = [ids_of(drawing, prompt) for prompt in prompts[:2]]
+    start = drawing.tokenizer.bos_token_id
+    assert [prompt["prompt_token_ids"].count(start) for prompt in ids] == [1, 1]
+    assert drawing.model.vllm_engine.asked == [
+        (ids, [5, 6], ("adapter", True)),
+        (ids, [5, 6], None),
+    ]
+
+
+@pytest.mark.parametrize("text", ["a", "fail"])
+def test_vllm_is_woken_and_sent_back_to_sleep_whatever_happens(
+    draw_with_vllm: Callable[..., Policy], prompts: list[Messages], text: str
+) -> None:
+    drawing = draw_with_vllm(text, asleep=True)
+    with nullcontext() if text == "a" else pytest.raises(RuntimeError, match="out of blocks"):
+        generate(drawing, prompts[:1], SAMPLING, seed=5)
+    first, _, last = drawing.model.vllm_engine.asked
+    assert (first, last) == ("wake up", ("sleep", 1))
+
+
+def test_vllm_streams_what_is_new(
+    draw_with_vllm: Callable[..., Policy],
+    prompts: list[Messages],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    drawing = draw_with_vllm("雨", "雨で", "雨です。")
+    assert backend.stream(drawing, prompts[0], SAMPLING, seed=5) == "雨です。"
+    assert capsys.readouterr().out == "雨です。\n"
+    ((prompt, seed, (folder, _)),) = drawing.model.vllm_engine.asked
+    assert (prompt, seed) == (ids_of(drawing, prompts[0]), 5)
+    assert not Path(folder).exists()
+    base = draw_with_vllm("雨").base
+    assert backend.stream(base, prompts[0], SAMPLING, seed=5) == "雨"
+    assert base.model.vllm_engine.asked[0][2] is None
+
+
+def test_a_stream_that_is_interrupted_is_given_up_by_vllm_too(
+    draw_with_vllm: Callable[..., Policy], prompts: list[Messages]
+) -> None:
+    drawing = draw_with_vllm("雨", "interrupt", asleep=True)
+    with pytest.raises(KeyboardInterrupt):
+        backend.stream(drawing, prompts[0], SAMPLING, seed=5)
+    assert drawing.model.vllm_engine.asked[-2:] == ["abort", ("sleep", 1)]
+
+
+@pytest.mark.parametrize("use_vllm", [False, True])
+def test_unsloth_is_asked_for_what_the_plan_says_and_no_pickles(
+    recipe: Recipe, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_vllm: bool
+) -> None:
+    asked: dict[str, Any] = {}
+    loaded = SimpleNamespace(generation_config=SimpleNamespace(max_length=20))
+
+    def from_pretrained(name: str, **options: Any) -> tuple[Any, str]:
+        asked.update(options, name=name)
+        return loaded, "tokenizer"
+
+    def get_peft_model(model: Any, **options: Any) -> Any:
+        asked.update(options)
+        return model
+
+    language_model = SimpleNamespace(from_pretrained=from_pretrained, get_peft_model=get_peft_model)
+    unsloth = SimpleNamespace(FastLanguageModel=language_model)
+    monkeypatch.setattr(backend, "unsloth", unsloth, raising=False)
+    monkeypatch.setattr(backend, "ENGINE", "Unsloth")
+    settings = recipe.settings
+    chosen = replace(plan, use_vllm=use_vllm, load_in_4bit=True, checkpointing=True)
+    policy = backend.load_base("somebody/model", settings, chosen, seed=7)
+    assert (policy.model, policy.tokenizer, policy.plan) == (loaded, "tokenizer", chosen)
+    assert loaded.generation_config.max_length is None
+    assert asked["name"] == "somebody/model"
+    assert (asked["use_safetensors"], asked["trust_remote_code"]) == (True, False)
+    assert (asked["load_in_4bit"], asked["fast_inference"]) == (True, use_vllm)
+    assert asked["use_gradient_checkpointing"] == "unsloth"
+    assert asked["random_state"] == 7
+    assert (asked["r"], asked["target_modules"]) == (settings.lora_rank, [*settings.lora_targets])
+    assert ("max_lora_rank" in asked) == use_vllm
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "pytorch_model.bin").touch()
+    asked.clear()
+    with pytest.raises(BackendError, match=r"no model\.safetensors"):
+        backend.load_base(pickled, settings, chosen, seed=7)
+    assert asked == {}
+
+
+def test_a_trainer_that_is_not_unsloths_is_refused_on_cuda(
+    recipe: Recipe, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class GRPOTrainer:
+        def __init__(self, **options: Any) -> None:
+            self.options = options
+
+    class UnslothGRPOTrainer(GRPOTrainer):
+        pass
+
+    monkeypatch.setattr(backend, "ENGINE", "Unsloth")
+    policy = Policy("model", "tokenizer", plan)
+    made = (policy, recipe.tiny.settings, [], None, tmp_path, 0, [])
+    trl = SimpleNamespace(GRPOConfig=dict, GRPOTrainer=UnslothGRPOTrainer)
+    monkeypatch.setattr(backend, "trl", trl)
+    assert backend.make_trainer(*made).options["model"] == "model"
+    assert backend.trainer_name() == "UnslothGRPOTrainer"
+    trl.GRPOTrainer = GRPOTrainer
+    with pytest.raises(BackendError, match="the trainer is GRPOTrainer, not Unsloth's"):
+        backend.make_trainer(*made)

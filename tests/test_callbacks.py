@@ -536,7 +536,7 @@ def test_the_completions_of_every_step_are_saved(trained: Trained) -> None:
 def test_the_saved_completions_are_those_that_were_rewarded(trained: Trained) -> None:
     run = trained.run
     for step, reward in rewards_by_step(trained).items():
-        table = completions.read_step(run.folder, step)
+        table = completions.read_step(run.folder, step, run.recipe)
         assert table is not None
         assert len(table) == run.settings.generation_batch_size
         assert table["reward"].mean() == pytest.approx(reward)
@@ -548,7 +548,7 @@ def test_the_saved_completions_are_those_that_were_rewarded(trained: Trained) ->
 def test_the_saved_prompts_are_shown_without_the_system_prompt(
     trained: Trained, recipe: Recipe
 ) -> None:
-    table = completions.read_step(trained.run.folder, 1)
+    table = completions.read_step(trained.run.folder, 1, trained.run.recipe)
     assert table is not None
     questions = {prompt[-1]["content"] for prompt in recipe.load_dataset()["prompt"]}
     html = completions.as_html(table, recipe)
@@ -578,7 +578,7 @@ def test_tensorboard_has_samples_of_the_run_and_a_chart_of_its_rewards(trained: 
     found = samples(trained.run.log_folder)
     assert [step for step, _ in found] == list(range(1, STEPS + 1))
     for step, text in found:
-        table = completions.read_step(trained.run.folder, step)
+        table = completions.read_step(trained.run.folder, step, trained.run.recipe)
         assert table is not None
         assert text == completions.as_markdown(table, trained.run.recipe)
     (rewards, *_) = charts(trained.run.log_folder).values()

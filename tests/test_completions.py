@@ -147,7 +147,7 @@ def test_without_completions_there_are_no_steps(tmp_path: Path, folder: str) -> 
 def test_a_step_is_read_as_it_was_written(tmp_path: Path, step: int) -> None:
     rows: list[Row] = [("良い\n# <b>", 0.5, 0.5, 0.5), ("", 0.125, 0.0, 0.0)]
     save(tmp_path, SMALLTALK, step, *rows)
-    table = read_step(tmp_path, step)
+    table = read_step(tmp_path, step, SMALLTALK)
     assert table is not None
     assert table["completion"].tolist() == ["良い\n# <b>", ""]
     assert table["step"].tolist() == [step, step]
@@ -157,9 +157,9 @@ def test_a_step_is_read_as_it_was_written(tmp_path: Path, step: int) -> None:
 
 @pytest.mark.parametrize("step", [0, 2, 11])
 def test_a_step_that_was_not_saved_is_none(tmp_path: Path, step: int) -> None:
-    assert read_step(tmp_path, step) is None
+    assert read_step(tmp_path, step, SMALLTALK) is None
     save(tmp_path, SMALLTALK, 1, ("a", 0.5, 0.0, 0.0))
-    assert read_step(tmp_path, step) is None
+    assert read_step(tmp_path, step, SMALLTALK) is None
 
 
 @pytest.mark.parametrize(

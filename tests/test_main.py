@@ -1,6 +1,7 @@
 """The command line: it evaluates, helps without torch, and says in a line what is wrong."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -102,13 +103,22 @@ def test_another_dataset_is_asked_about_where_one_is_named(trained: Path, tmp_pa
     ("arguments", "message"),
     [
         (["nope"], "no recipe 'nope'; there are qa, smalltalk"),
+        ([""], "no recipe ''; there are qa, smalltalk"),
         (["smalltalk", "--prompts", "0"], "prompts must be at least 1, got 0"),
+        (["smalltalk", "--prompts", "-3"], "prompts must be at least 1, got -3"),
+        (["smalltalk", "--seed", "-1"], "seed must be a whole number from 0 to 2**32 - 1, got -1"),
+        (["smalltalk", "--seed", str(2**32)], "from 0 to 2**32 - 1, got 4294967296"),
+        (["smalltalk", "--artifact", __file__], f"must be a folder, and {__file__} is a file"),
         (["smalltalk", "--artifact", "/nowhere"], "no checkpoint of the recipe 'smalltalk'"),
         (["smalltalk", "--checkpoint", "/nowhere"], "/nowhere is no checkpoint"),
         (["qa", "--checkpoint", "CHECKPOINT"], "was trained with RECIPE = 'smalltalk', not 'qa'"),
         (
             ["smalltalk", "--checkpoint", "CHECKPOINT", "--use-vllm", "true"],
             "USE_VLLM=True needs a CUDA GPU",
+        ),
+        (
+            ["smalltalk", "--checkpoint", "CHECKPOINT", "--load-in-4bit", "true"],
+            "LOAD_IN_4BIT=True needs a CUDA GPU",
         ),
         (
             ["smalltalk", "--checkpoint", "CHECKPOINT", "--model-name", "/nowhere/model"],
@@ -120,9 +130,18 @@ def test_another_dataset_is_asked_about_where_one_is_named(trained: Path, tmp_pa
         ),
         (
             ["smalltalk", "--checkpoint", "CHECKPOINT", "--output", "CHECKPOINT/optimizer.pt"],
-            "optimizer.pt",
+            "output must be a folder to write to, and",
+        ),
+        (
+            ["smalltalk", "--checkpoint", "CHECKPOINT", "--output", "/proc/nothing"],
+            "output must be a folder to write to, and /proc/nothing is none",
+        ),
+        (
+            ["smalltalk", "--checkpoint", "CHECKPOINT", "--output", "/proc"],
+            "output must be a folder to write to, and /proc is none",
         ),
     ],
+    ids=lambda value: " ".join(value).replace(__file__, "FILE") if isinstance(value, list) else "",
 )
 def test_what_people_can_mend_is_said_in_a_line(
     checkpoint: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
@@ -157,19 +176,53 @@ def test_a_fault_of_ours_keeps_its_traceback(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nope"], ["evaluate"], ["evaluate", "qa", "--use-vllm", "perhaps"]]
+    ("arguments", "message"),
+    [
+        ([], "Missing subcommand Expected one of {evaluate, doctor}"),
+        (["nope"], "Unrecognized options: nope Available subcommands: evaluate, doctor"),
+        (["train", "smalltalk"], "Available subcommands: evaluate, doctor"),
+        (["evaluate"], "Missing from python -m sarashina_grpo evaluate: RECIPE"),
+        (["evaluate", "smalltalk", "qa"], "Unrecognized options: qa"),
+        (["evaluate", "qa", "--promts", "3"], "Perhaps you meant: --prompts N"),
+        (["doctor", "--seed", "1"], "misplaced options: --seed"),
+        (["evaluate", "qa", "--seed"], "Missing value for argument '--seed'"),
+        (["evaluate", "qa", "--seed", "now"], "--seed: a whole number is needed, got 'now'"),
+        (["evaluate", "qa", "--prompts", "1.5"], "--prompts: a whole number is needed, got '1.5'"),
+        (["evaluate", "qa", "--prompts", ""], "--prompts: a whole number is needed, got ''"),
+        (
+            ["evaluate", "qa", "--use-vllm", "perhaps"],
+            "'perhaps' for argument '--use-vllm'. Expected one of ('auto', 'true', 'false')",
+        ),
+        (["evaluate", "qa", "--load-in-4bit", "yes"], "'yes' for argument '--load-in-4bit'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_command_line_that_makes_no_sense_exits_with_2(arguments: list[str]) -> None:
+def test_a_command_line_that_makes_no_sense_exits_with_2_and_says_why(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
+    out, said = capsys.readouterr()
+    assert message in " ".join(re.sub(r"[╭╮╰╯│─]|-{3,}", " ", said).split())
+    assert out == ""
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"]])
+def test_doctor_is_told_a_folder() -> None:
+    done = run_python("-m", "sarashina_grpo", "doctor", "--artifact", __file__)
+    assert done.returncode == 2
+    assert done.stderr == f"SettingError: artifact must be a folder, and {__file__} is a file\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["evaluate", "--help"], ["doctor", "--help"]])
 def test_help_comes_without_the_heavy_libraries(arguments: list[str]) -> None:
     done = run_python("-c", HELP_WITHOUT_TORCH, *arguments)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
-    assert "evaluate" in done.stdout
+    assert "usage: python -m sarashina_grpo" in done.stdout
 
 
 def test_help_names_every_flag_and_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,8 @@ OPENING = [
     ({"max_steps": "ten"}, "max_steps must be a whole number"),
     ({"max_steps": 1.5}, "got 1.5"),
     ({"max_steps": True}, "got True"),
-    ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+    ({"seed": -1}, "seed must be a whole number from 0 to 2**32 - 1, got -1"),
+    ({"seed": 2**32}, "got 4294967296"),
     ({"seed": "now"}, "got 'now'"),
     ({"completions": 7}, "make it a multiple of that"),
     ({"completions": 0}, "per_device_train_batch_size must be a whole number above 0, got 0"),
@@ -73,7 +74,7 @@ def test_what_needs_another_machine_is_refused(
 def test_a_model_that_is_not_there_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     run = training.open_run(
         get_recipe("smalltalk"), None, model_name=name or str(tmp_path), artifact=tmp_path
     )

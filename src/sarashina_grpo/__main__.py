@@ -5,6 +5,7 @@ imports what loads torch in its body, so that `--help` comes at once.
 """
 
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,9 +23,31 @@ if TYPE_CHECKING:
     from sarashina_grpo.recipe import Recipe
     from sarashina_grpo.training import Run
 
+
+def _whole_number(words: list[str]) -> int | None:
+    """What stands behind a flag that takes a number, or None."""
+    (word,) = words
+    if word == "None":
+        return None
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"a whole number is needed, got {word!r}") from None
+
+
 RecipeName = Annotated[str, tyro.conf.arg(metavar="RECIPE")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT")]
-Number = Annotated[int | None, tyro.conf.arg(metavar="N")]
+Number = Annotated[
+    int | None,
+    # tyro's own error tells of each type in a union that the word is not.
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N",
+        instance_from_str=_whole_number,
+        is_instance=lambda value: value is None or isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
 Choice = Literal["auto", "true", "false"]
 
@@ -68,6 +91,8 @@ def evaluate(
     known = _recipe(recipe)
     if prompts is not None and prompts < 1:
         raise SettingError(f"prompts must be at least 1, got {prompts}")
+    if seed is not None:
+        replace(known.settings, seed=seed)  # refuses one that is out of range
     from sarashina_grpo import hardware, training
 
     gpu = hardware.detect_gpu()
@@ -86,6 +111,8 @@ def doctor(*, artifact: Path = ARTIFACT) -> None:
     Args:
         artifact: where checkpoints will go.
     """
+    if artifact.is_file():
+        raise SettingError(f"artifact must be a folder, and {artifact} is a file")
     from sarashina_grpo.doctor import examine
 
     findings = examine(artifact)
@@ -140,8 +167,7 @@ def _write_evaluation(
     from sarashina_grpo import evaluation, training
 
     # Before the model is loaded: hours of drawing need somewhere to go.
-    folder = output or (run.checkpoint.parent if run.checkpoint else run.folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _writable(output or (run.checkpoint.parent if run.checkpoint else run.folder))
     policy = training.load_trained(run, plan)
     print(f"{run.checkpoint} against {run.model_name}, {len(held_out)} prompts held out")
     before, after = (
@@ -154,6 +180,17 @@ def _write_evaluation(
     print(evaluation.compare(before, after).to_string())
     print(*evaluation.describe_changes(before, after), sep="\n")
     print(folder / "evaluation.json", folder / "evaluation.png", sep="\n")
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise SettingError(
+            f"output must be a folder to write to, and {folder} is none: {error.strerror}"
+        ) from error
 
 
 def _about(run: "Run", plan: "Plan", seed: int) -> dict[str, Any]:

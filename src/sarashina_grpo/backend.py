@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -63,7 +64,10 @@ from sarashina_grpo.tables import one_line, shorten
 
 ENGINE: Literal["Unsloth", "TRL"] = "Unsloth" if GPU else "TRL"
 
+ADAPTER_FILE = "adapter_model.safetensors"
 DRAWN_BY_VLLM = 64  # completions at once, at least, when a model is evaluated
+# Left open, transformers falls back to pickled weights, and asks whether to run a model's code.
+SAFE_LOADING = {"use_safetensors": True, "trust_remote_code": False}
 EPSILON = 0.2  # TRL's clipping range of the probability ratio, the same up and down
 
 Messages = list[dict[str, str]]
@@ -118,7 +122,7 @@ def read_shape(name: str) -> ModelShape:
         BackendError: there is no such model, or it is not built like a Llama.
     """
     with _reading(name):
-        config = transformers.AutoConfig.from_pretrained(name)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     return shape_of(config)
 
 
@@ -167,8 +171,12 @@ def load_adapter(
     """Load a model with the adapter of a checkpoint, and make sure that the adapter works.
 
     Raises:
-        BackendError: all of the adapter's tensors are zero, or it does not change the output.
+        BackendError: there is no adapter in safetensors, all of its tensors are zero, or it does
+            not change the output.
     """
+    # peft would look for a pickled adapter next, then for one of that name on the Hub.
+    if not (checkpoint / ADAPTER_FILE).is_file():
+        raise BackendError(f"{checkpoint} has no {ADAPTER_FILE}, and pickles are not loaded")
     policy = load_base(base, settings, plan, seed)
     weights = peft.load_peft_weights(str(checkpoint), device=str(policy.model.device))
     try:
@@ -343,9 +351,14 @@ def _reading(name: str) -> Iterator[None]:
     """What goes wrong when a model is looked for, in a sentence."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnpicklingError) as error:
         if isinstance(error, UserError):
             raise
+        if "trust_remote_code" in str(error):
+            raise BackendError(
+                f"{name!r} brings code of its own, which is not run; give a model that "
+                "transformers knows without"
+            ) from error
         raise BackendError(
             f"{name!r} cannot be read as a model; give a folder that holds one, or a name on the "
             f"Hub that can be reached from here ({shorten(one_line(str(error)))})"
@@ -353,6 +366,7 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def _load_weights(name: str, settings: Settings, plan: Plan, seed: int) -> tuple[Any, Any]:
+    _check_weights(Path(name))
     if ENGINE == "Unsloth":
         vllm_options = {
             "max_lora_rank": settings.lora_rank,
@@ -367,10 +381,20 @@ def _load_weights(name: str, settings: Settings, plan: Plan, seed: int) -> tuple
             fast_inference=plan.use_vllm,
             random_state=seed,
             **(vllm_options if plan.use_vllm else {}),
+            **SAFE_LOADING,
         )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        name, dtype=torch.float32, **SAFE_LOADING
+    )
     return model, tokenizer
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a model's folder that has pickled weights only, which vLLM would read."""
+    names = ("model.safetensors", "model.safetensors.index.json")
+    if folder.is_dir() and not any((folder / name).is_file() for name in names):
+        raise ValueError("it has no model.safetensors, and pickled weights are not loaded")
 
 
 def _draw(policy: Policy, texts: Sequence[str], sampling: Sampling, **options: Any) -> list[str]:

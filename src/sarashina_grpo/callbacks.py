@@ -120,7 +120,7 @@ class TensorBoard(transformers.integrations.TensorBoardCallback):
         super().on_train_end(args, state, control, **options)
 
     def _write_samples(self, args: Any, state: Any) -> None:
-        completions = read_step(Path(args.output_dir), state.global_step)
+        completions = read_step(Path(args.output_dir), state.global_step, self.recipe)
         if completions is not None:
             text = as_markdown(completions, self.recipe)
             self.writer.add_text("completions", text, state.global_step)

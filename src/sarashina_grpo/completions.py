@@ -16,7 +16,6 @@ CELL = (
     "text-align:left;vertical-align:top;white-space:pre-wrap;padding:4px 12px 4px 0;"
     "border-bottom:1px solid rgba(127,127,127,0.3)"
 )
-NOT_REWARDS = {"step", "prompt", "completion", "advantage", "reward"}
 
 
 class CompletionsError(UserError):
@@ -29,8 +28,8 @@ def steps(run_folder: Path) -> list[int]:
     return sorted(int(path.stem.rpartition("_")[2]) for path in files)
 
 
-def read_step(run_folder: Path, step: int) -> pd.DataFrame | None:
-    """The completions of a step, one a row with a column a reward and "reward", their sum.
+def read_step(run_folder: Path, step: int, recipe: Recipe) -> pd.DataFrame | None:
+    """The completions of a step, one a row with a column a reward and "reward", all in all.
 
     None: that step's were not saved. Rows of a group follow one another.
     """
@@ -38,7 +37,8 @@ def read_step(run_folder: Path, step: int) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     table = pd.read_parquet(path)
-    return table.assign(reward=table[_reward_names(table)].sum(axis=1))
+    weights = pd.Series(recipe.weights)
+    return table.assign(reward=(table[weights.index] * weights).sum(axis=1))
 
 
 def as_markdown(completions: pd.DataFrame, recipe: Recipe, count: int = 3) -> str:
@@ -74,7 +74,7 @@ def browse(run_folder: Path, recipe: Recipe) -> ipywidgets.Widget:
     table = ipywidgets.HTML()
 
     def show(_: object = None) -> None:
-        rows = read_step(run_folder, step.value)
+        rows = read_step(run_folder, step.value, recipe)
         assert rows is not None
         rows = rows.sort_values(order.value, ascending=ascending.value, kind="stable")
         table.value = as_html(rows, recipe)
@@ -114,10 +114,6 @@ def _question(prompt: str, recipe: Recipe) -> str:
     """A prompt without the system prompt, which is the same everywhere."""
     before, found, after = prompt.partition(recipe.system_prompt)
     return after.strip() if found and after.strip() else before or prompt
-
-
-def _reward_names(table: pd.DataFrame) -> list[str]:
-    return [str(name) for name in table if name not in NOT_REWARDS]
 
 
 def _indent(text: str) -> str:

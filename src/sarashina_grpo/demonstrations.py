@@ -5,7 +5,7 @@ format of most of them. The texts are in `datasets`, where people can read and e
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 
@@ -23,12 +23,7 @@ def from_phrases(path: Path) -> Demonstrate:
 
     The thought is one of its thoughts, the reply one of its openings and one of its closings.
     """
-
-    def demonstrate(prompt: str, random: Random) -> tuple[str, str]:
-        thought, opening, closing = (random.choice(texts) for texts in read_phrases(path))
-        return thought, opening + closing
-
-    return demonstrate
+    return partial(_say_phrases, path)
 
 
 def from_solutions(path: Path, mistaken: float = 0.0) -> Demonstrate:
@@ -37,17 +32,22 @@ def from_solutions(path: Path, mistaken: float = 0.0) -> Demonstrate:
     The thought is the solution up to its "####", the reply the whole number behind it. A share
     `mistaken` of them, 0 to 1, ends in the value of another question instead.
     """
+    return partial(_solve, path, mistaken)
 
-    def demonstrate(prompt: str, random: Random) -> tuple[str, str]:
-        solutions = read_solutions(path)
-        solution, value = solutions[prompt]
-        if random.random() >= mistaken:
-            return solution, value
-        wrong = random.choice(sorted({other for _, other in solutions.values()} - {value}))
-        before, _, after = solution.rpartition(value)
-        return f"{before}{wrong}{after}", wrong
 
-    return demonstrate
+def _say_phrases(path: Path, prompt: str, random: Random) -> tuple[str, str]:
+    thought, opening, closing = (random.choice(texts) for texts in read_phrases(path))
+    return thought, opening + closing
+
+
+def _solve(path: Path, mistaken: float, prompt: str, random: Random) -> tuple[str, str]:
+    solutions = read_solutions(path)
+    solution, value = solutions[prompt]
+    if random.random() >= mistaken:
+        return solution, value
+    wrong = random.choice(sorted({other for _, other in solutions.values()} - {value}))
+    before, _, after = solution.rpartition(value)
+    return f"{before}{wrong}{after}", wrong
 
 
 @cache

@@ -62,10 +62,14 @@ def first(dataset: "Dataset", count: int) -> "Dataset":
 def total_rewards(
     recipe: Recipe, completions: Sequence[str], columns: dict[str, list[Any]]
 ) -> list[float]:
-    """The sum of a recipe's rewards for each completion; those that do not apply are left out."""
+    """What a recipe's rewards make together for each completion; None counts nothing."""
     inputs = {**columns, "prompts": columns["prompt"], "completions": completions}
+    weights = recipe.weights.values()
     scores = [reward(**inputs) for reward in recipe.reward_funcs]
-    return [sum(score for score in each if score is not None) for each in zip(*scores, strict=True)]
+    return [
+        sum(weight * (score or 0.0) for weight, score in zip(weights, each, strict=True))
+        for each in zip(*scores, strict=True)
+    ]
 
 
 def describe_scan(scanned: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ Setting names are those of TRL and PEFT, so their documentation applies.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ class Settings:
     max_steps: int = positive()
     save_steps: int = positive()
     # Of the split, the adapter, the sampling and the tiny model
-    seed: int = setting("from 0", lambda value: value >= 0)
+    seed: int = setting("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -175,7 +175,8 @@ class Scene:
 class Recipe:
     """Everything that one kind of fine-tuning needs. Copy a file of `recipes` to make one.
 
-    `scenes` are the conversations that show in `inference.ipynb` what the model has learned.
+    `reward_weights` says by name how much a reward counts where that is not 1. `scenes` are the
+    conversations that show in `inference.ipynb` what the model has learned.
     """
 
     name: str
@@ -189,10 +190,19 @@ class Recipe:
     sampling: Sampling
     scenes: tuple[Scene, ...]
     tiny: TinySettings
+    reward_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rewards:
             raise SettingError(f"recipe {self.name!r} needs at least one reward")
+        for name, weight in self.reward_weights.items():
+            if name not in self.reward_names:
+                raise SettingError(
+                    f"reward_weights must name the recipe's rewards {self.reward_names}, "
+                    f"got {name!r}"
+                )
+            if not 0 < weight < math.inf:
+                raise SettingError(f"the weight of {name} must be above 0, got {weight!r}")
 
     @property
     def system_prompt(self) -> str:
@@ -208,6 +218,21 @@ class Recipe:
     def reward_names(self) -> list[str]:
         """The rewards' names as TensorBoard shows them."""
         return [reward.__name__ for reward in self.rewards]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much each reward counts, by name, in their order."""
+        return {name: self.reward_weights.get(name, 1.0) for name in self.reward_names}
+
+    def with_reward(self, reward: Reward, wanted: bool) -> "Recipe":
+        """The recipe with this reward, at the end of its own, or without it."""
+        others = tuple(other for other in self.rewards if other is not reward)
+        if (reward in self.rewards) == wanted:
+            return self
+        name = reward.__name__
+        weights = {key: weight for key, weight in self.reward_weights.items() if key != name}
+        rewards = (*others, reward) if wanted else others
+        return replace(self, rewards=rewards, reward_weights=weights)
 
     @property
     def tiny_source(self) -> Source:

@@ -24,12 +24,12 @@ class Parsed(NamedTuple):
 
 
 class _Pieces(NamedTuple):
-    """A thought and a reply found in order, untouched, with what stands around them."""
+    """A thought and a reply found in order, untouched, and how many characters follow."""
 
     thought: str
     gap: str
     reply: str
-    trailing: str
+    trailing: int
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,16 @@ class TagFormat:
         """Whether `text` starts with a thought and a reply, whatever comes after them."""
         return self._split(text) is not None
 
+    def trailing(self, text: str) -> int:
+        """How many characters follow the first closing reply tag; outer white space is free.
+
+        >>> TagFormat("think", "response").trailing("<response>Hi!</response> Bye.")
+        5
+        """
+        text = text.strip()
+        found = text.find(self.tags[3])
+        return 0 if found < 0 else len(text) - found - len(self.tags[3])
+
     def explain(self, text: str) -> str:
         """Say in words what is wrong with the format of `text`, or "well-formed"."""
         for tag in self.tags:
@@ -121,7 +131,7 @@ class TagFormat:
         if pieces is None:
             return self._explain_contents(text)
         if pieces.trailing:
-            count = len(pieces.trailing)
+            count = pieces.trailing
             return f"{count} character{'s' if count > 1 else ''} after {self.tags[3]}"
         if not self.parses_in_layout(text):
             return f"well-formed, but not in the {self.layout} layout"
@@ -146,18 +156,24 @@ class TagFormat:
         return None if pieces is None or pieces.trailing else pieces
 
     def _split(self, text: str) -> _Pieces | None:
-        open_thought, close_thought, open_reply, close_reply = self.tags
-        before, opened, rest = text.strip().partition(open_thought)
-        thought, closed, rest = rest.partition(close_thought)
-        gap, replied, rest = rest.partition(open_reply)
-        reply, ended, trailing = rest.partition(close_reply)
-        if before or gap.strip() or not (opened and closed and replied and ended):
+        text = text.strip()
+        parts: list[str] = []
+        position = 0
+        for tag in self.tags:
+            found = text.find(tag, position)
+            if found < 0:
+                return None
+            # By position, because what `partition` leaves of a long text is one more copy of it.
+            parts.append(text[position:found])
+            position = found + len(tag)
+        before, thought, gap, reply = parts
+        if before or gap.strip():
             return None
         if any(tag in content for tag in self.tags for content in (thought, reply)):
             return None
         if not (_shows_something(thought) and _shows_something(reply)):
             return None
-        return _Pieces(thought, gap, reply, trailing)
+        return _Pieces(thought, gap, reply, len(text) - position)
 
 
 def _shows_something(text: str) -> bool:

@@ -16,12 +16,14 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from sarashina_grpo import ARTIFACT, PROJECT_ROOT, callbacks, tiny
 from sarashina_grpo.backend import (
+    ADAPTER_FILE,
     OutOfMemoryError,
     Policy,
     load_adapter,
@@ -34,6 +36,7 @@ from sarashina_grpo.data import BATCH, LeftOut
 from sarashina_grpo.errors import SettingError, UserError
 from sarashina_grpo.hardware import Auto, Gpu, Plan, cpu_plan, make_plan
 from sarashina_grpo.recipe import Recipe, Sampling, Settings
+from sarashina_grpo.rewards import language
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,7 +45,7 @@ RUN_FILE = "run.json"
 LOCK_FILE = "training.lock"
 STATE_FILE = "trainer_state.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
-CHECKPOINT_FILES = ("adapter_model.safetensors", "optimizer.pt", STATE_FILE)
+CHECKPOINT_FILES = (ADAPTER_FILE, "optimizer.pt", STATE_FILE)
 # Adam keeps two numbers beside each weight, all of four bytes.
 CHECKPOINT_BYTES_PER_WEIGHT = 12
 
@@ -104,6 +107,7 @@ class Run:
             "model_name": self.model_name,
             "model": _model_fingerprint(self),
             "dataset": self.dataset,
+            "rewards": self.recipe.weights,
             "prompts": _digest(prompts.iter(batch_size=BATCH)),
             "settings": json.loads(json.dumps(asdict(self.settings))),
         }
@@ -123,14 +127,16 @@ def open_run(
     seed: int | None = None,
     max_steps: int | None = None,
     completions: int | None = None,
+    japanese_reward: bool | None = None,
+    distinct_thought_reward: bool | None = None,
     resume: bool = False,
     artifact: str | Path = ARTIFACT,
 ) -> Run:
     """Start a run in a folder of its own, or open the recipe's last one to go on with it.
 
     The model is the recipe's where there is a GPU, else the tiny one, unless one is named;
-    `dataset`, `seed`, `max_steps` and the `completions` of a step are the recipe's too. A
-    relative `artifact` is one of the project's folders.
+    `dataset`, `seed`, `max_steps`, the `completions` of a step and whether a reward counts are
+    the recipe's too. A relative `artifact` is one of the project's folders.
 
     Raises:
         RunError: there is nothing to resume, or it was another model, dataset or setting; or
@@ -141,6 +147,13 @@ def open_run(
     _check_type("MODEL_NAME", model_name, (str, type(None)), "a name, a folder or None")
     _check_type("DATASET", dataset, (str, type(None)), "a file, a folder, a Hub name or None")
     _check_type("RESUME", resume, bool, "True or False")
+    for reward, wanted in (
+        (language.japanese_reward, japanese_reward),
+        (language.distinct_thought_reward, distinct_thought_reward),
+    ):
+        name = reward.__name__.upper()
+        _check_type(name, wanted, (bool, type(None)), "True, False or None, as the recipe says")
+        recipe = recipe if wanted is None else recipe.with_reward(reward, wanted)
     name = _model_name(recipe, gpu, model_name)
     settings = _settings(
         recipe,
@@ -374,7 +387,8 @@ def train(run: Run, policy: Policy, dataset: Any) -> Any:
     An interrupt saves a checkpoint at the end of the step and stops, see `callbacks`.
 
     Raises:
-        RunError: another process is training the same run, or the disk is full.
+        RunError: another process is training the same run, the disk is full, or the checkpoint
+            holds what only running it would tell.
     """
     trainer = make_trainer(
         policy,
@@ -385,9 +399,11 @@ def train(run: Run, policy: Policy, dataset: Any) -> Any:
         run.seed,
         [],
         log_completions=True,
+        reward_weights=list(run.recipe.weights.values()),
     )
     callbacks.install(trainer, run.log_folder, run.first_step, run.recipe)
-    with _alone(run), _watching_the_disk(run, policy), callbacks.interruptible(trainer):
+    watching = _watching_the_disk(run, policy)
+    with _alone(run), watching, _only_tensors(run), callbacks.interruptible(trainer):
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     return trainer
 
@@ -407,6 +423,19 @@ def _watching_the_disk(run: Run, policy: Policy) -> Iterator[None]:
         raise RunError(
             f"the disk of {run.folder} is full, and a save broke off; {last}. Make room, and go on "
             "with RESUME = True"
+        ) from error
+
+
+@contextmanager
+def _only_tensors(run: Run) -> Iterator[None]:
+    """What is more than tensors and numbers in a checkpoint, in a sentence; it was not run."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise RunError(
+            f"optimizer.pt, scheduler.pt or rng_state.pth of {run.checkpoint} holds more than "
+            "tensors and numbers, or is damaged; delete that folder to go on from the checkpoint "
+            "before it, or start a new run with RESUME = False"
         ) from error
 
 
@@ -483,10 +512,10 @@ def _reopen(run: Run) -> Run:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    for key in ("recipe", "model_name", "dataset"):
-        if before[key] != now[key]:
+    for key in ("recipe", "model_name", "dataset", "rewards"):
+        if before.get(key) != now[key]:
             raise RunError(
-                f"{folder.name} was run with {key}={before[key]!r}, and is resumed with "
+                f"{folder.name} was run with {key}={before.get(key)!r}, and is resumed with "
                 f"{now[key]!r}; set it back, or start a new run with RESUME = False"
             )
     for key, value in now["settings"].items():

@@ -1,5 +1,6 @@
 """The reward lab: totals, reasons in words, and no exploit as good as an ideal completion."""
 
+import math
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from sarashina_grpo.recipe import Recipe
 from sarashina_grpo.recipes import get_recipe, recipe_names
-from sarashina_grpo.rewards.exploits import content_exploits, exploits, ideal
+from sarashina_grpo.rewards.exploits import content_exploits, exploits, ideal, question
 from sarashina_grpo.rewards.format import TAG_POINTS, soft_format_reward
 from sarashina_grpo.rewards.lab import explain, highlight
 from sarashina_grpo.tags import TagFormat
@@ -24,20 +25,9 @@ OPEN, CLOSE, REPLY, END = SMALLTALK.tags.tags
 IDEAL = ideal(SMALLTALK)
 EXPLOITS = exploits(SMALLTALK)
 ANSWER = "3"
-HIGHEST = {"smalltalk": 1.5, "qa": 4.0}
+HIGHEST = {"smalltalk": 3.5, "qa": 6.0}
 LEAST_EXPLOITS = 40
 
-# They earn all of qa's points: its rewards compare the answer and read nothing else.
-UNREAD_IN_QA = {
-    "one-character thought",
-    "dots for a thought",
-    "English thought",
-    "the same thought a hundred times",
-    "the prompt as the thought",
-    "the example's thought",
-    "the reply as the thought",
-    "the reply a hundred times",
-}
 UNUSUAL = replace(
     SMALLTALK,
     tags=TagFormat("Step-1", "OUT_", layout="block"),
@@ -63,28 +53,14 @@ def each(make: Callable[..., dict[str, str]]) -> Iterator[Any]:
             yield pytest.param(recipe, name, id=f"{recipe.name}-{name}")
 
 
-def each_content_exploit() -> Iterator[Any]:
-    """Those that tie today have to fail, so that this turns red once a reward tells them."""
-    for case in each(content_exploits):
-        recipe, name = case.values
-        if answer_for(recipe) is None:
-            reason = "only the format is rewarded; language rewards are the next issue"
-        elif name in UNREAD_IN_QA:
-            reason = "the answer is compared, but no reward reads the thought or the wording"
-        else:
-            yield case
-            continue
-        ties = pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-        yield pytest.param(recipe, name, id=case.id, marks=ties)
-
-
 def explain_one(text: str, recipe: Recipe, answer: str | None = None) -> pd.Series:
     return explain([text], recipe, [answer]).iloc[0]
 
 
 def assert_below_ideal(exploit: str, recipe: Recipe) -> None:
     answer = answer_for(recipe)
-    best, total = explain([ideal(recipe, answer), exploit], recipe, [answer] * 2)["total"]
+    texts = [ideal(recipe, answer), exploit]
+    best, total = explain(texts, recipe, [answer] * 2, question(recipe))["total"]
     assert total < best
 
 
@@ -95,26 +71,32 @@ def test_the_table_has_a_row_a_text_and_a_column_a_reward() -> None:
 
 
 @EACH_RECIPE
-def test_the_total_is_the_sum_of_the_rewards(recipe: Recipe) -> None:
+def test_the_total_is_the_sum_of_the_rewards_as_they_count(recipe: Recipe) -> None:
     texts = [ideal(recipe), *exploits(recipe).values()]
-    table = explain(texts, recipe, [answer_for(recipe)] * len(texts))
-    for _, row in table.iterrows():
-        assert row["total"] == pytest.approx(sum(row[name] for name in recipe.reward_names))
-    assert table["total"].nunique() > 3
+    first, *others = recipe.reward_names
+    for weights in ({}, {first: 3.0}):
+        weighted = replace(recipe, reward_weights=weights)
+        table = explain(texts, weighted, [answer_for(recipe)] * len(texts)).fillna(0.0)
+        for _, row in table.iterrows():
+            total = weights.get(first, 1.0) * row[first] + sum(row[name] for name in others)
+            assert row["total"] == pytest.approx(total)
+        assert table["total"].nunique() > 3
 
 
 def test_the_scores_are_those_of_training() -> None:
     texts = list(EXPLOITS.values())
     table = explain(texts, SMALLTALK)
     for reward in SMALLTALK.reward_funcs:
-        assert table[reward.__name__].tolist() == reward(completions=texts, prompts=[])
+        points = reward(completions=texts, prompts=[SMALLTALK.system_prompt] * len(texts))
+        shown = table[reward.__name__]
+        assert [None if math.isnan(each) else each for each in shown] == points
 
 
 def test_a_reward_that_does_not_apply_is_left_out_of_the_total() -> None:
     table = explain([ideal(QA, ANSWER)] * 2, QA, [ANSWER, None])
     assert table["correctness_reward"].isna().tolist() == [False, True]
-    assert table["total"].tolist() == [4.0, 1.5]
-    assert explain([ideal(QA)], QA)["total"].tolist() == [1.5]
+    assert table["total"].tolist() == [6.0, 3.5]
+    assert explain([ideal(QA)], QA)["total"].tolist() == [3.5]
 
 
 def test_an_answer_is_needed_for_each_text() -> None:
@@ -297,8 +279,9 @@ def test_the_better_a_number_the_stronger_its_background_in_each_column() -> Non
     table = explain(texts, SMALLTALK)
     styles = cell_styles(table)
     for name in [*SMALLTALK.reward_names, "total"]:
-        shown = styles[name].map(luminance)
-        assert shown.rank(ascending=False).tolist() == table[name].rank().tolist()
+        points = table[name].dropna()
+        shown = styles[name][points.index].map(luminance)
+        assert shown.rank(ascending=False).tolist() == points.rank().tolist()
     assert styles["total"][0] == styles["xmlcount_reward"][0]
     assert styles["total"][3] == styles["xmlcount_reward"][3]
 
@@ -380,13 +363,9 @@ def test_no_exploit_earns_as_much_as_an_ideal_completion(recipe: Recipe, name: s
     assert_below_ideal(exploits(recipe, answer_for(recipe))[name], recipe)
 
 
-@pytest.mark.parametrize(("recipe", "name"), list(each_content_exploit()))
+@pytest.mark.parametrize(("recipe", "name"), list(each(content_exploits)))
 def test_poor_contents_earn_less_than_an_ideal_completion(recipe: Recipe, name: str) -> None:
     assert_below_ideal(content_exploits(recipe, answer_for(recipe))[name], recipe)
-
-
-def test_each_exploit_expected_to_tie_in_qa_is_one() -> None:
-    assert content_exploits(QA, ANSWER).keys() >= UNREAD_IN_QA
 
 
 def test_the_lab_loads_no_training_library() -> None:

@@ -18,6 +18,7 @@ from sarashina_grpo.rewards.format import (
     strict_format_reward,
     xmlcount_reward,
 )
+from sarashina_grpo.rewards.language import distinct_thought_reward, japanese_reward
 from sarashina_grpo.tags import TagFormat
 
 TAGS = TagFormat(thought="reasoning", reply="answer", layout="block")
@@ -68,6 +69,8 @@ RECIPE = Recipe(
         strict_format_reward,
         int_reward,
         correctness_reward,
+        japanese_reward,
+        distinct_thought_reward,
     ),
     settings=SETTINGS,
     sampling=Sampling(temperature=0.5, top_p=0.95, max_tokens=2048),

@@ -16,6 +16,7 @@ from sarashina_grpo.rewards.format import (
     strict_format_reward,
     xmlcount_reward,
 )
+from sarashina_grpo.rewards.language import distinct_thought_reward, japanese_reward
 from sarashina_grpo.tags import TagFormat
 
 TAGS = TagFormat(thought="think", reply="response")
@@ -66,7 +67,13 @@ RECIPE = Recipe(
 """,
     example=("晴れてうれしそうだ。一緒に喜ぼう。", "本当に気持ちのいい天気ですね。"),
     source=Source(path=DATASETS / "smalltalk.csv", lang_column="lang", language="ja"),
-    rewards=(xmlcount_reward, soft_format_reward, strict_format_reward),
+    rewards=(
+        xmlcount_reward,
+        soft_format_reward,
+        strict_format_reward,
+        japanese_reward,
+        distinct_thought_reward,
+    ),
     settings=SETTINGS,
     sampling=Sampling(temperature=0.7, top_p=0.95, max_tokens=512),
     scenes=(

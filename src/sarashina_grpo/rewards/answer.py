@@ -270,12 +270,11 @@ def reply_of(text: str, tags: TagFormat) -> str:
     open_thought, close_thought, open_reply, close_reply = tags.tags
     if text.count(open_reply) != 1 or text.count(close_reply) != 1:
         return ""
-    before, _, rest = text.partition(open_reply)
-    reply, closed, _ = rest.partition(close_reply)
-    if not closed or open_thought in rest or close_thought in rest:
+    start, end = text.index(open_reply), text.index(close_reply)
+    opened, closed = text.rfind(open_thought), text.rfind(close_thought)
+    if start > end or opened > closed or closed > start:
         return ""
-    thought_is_open = before.rfind(open_thought) > before.rfind(close_thought)
-    return "" if thought_is_open else reply.strip()
+    return text[start + len(open_reply) : end].strip()
 
 
 def _rows(

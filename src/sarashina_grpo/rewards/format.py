@@ -52,5 +52,4 @@ def strict_format_reward(
 
 def _tag_score(text: str, tags: TagFormat) -> float:
     once = sum(text.count(tag) == 1 for tag in tags.tags)
-    _, _, trailing = text.strip().partition(tags.tags[-1])
-    return max(0.0, TAG_POINTS * once - TRAILING_CHARACTER_POINTS * len(trailing))
+    return max(0.0, TAG_POINTS * once - TRAILING_CHARACTER_POINTS * tags.trailing(text))

@@ -29,7 +29,10 @@ _MARKED = "background-color: #ffe0b2; color: #000000"
 
 
 def explain(
-    texts: Sequence[str], recipe: Recipe, answer: Sequence[str | None] | None = None
+    texts: Sequence[str],
+    recipe: Recipe,
+    answer: Sequence[str | None] | None = None,
+    question: str = "",
 ) -> pd.DataFrame:
     """Score texts with a recipe's rewards, as in training.
 
@@ -37,23 +40,30 @@ def explain(
         texts: completions to try.
         recipe: whose rewards and tags to use.
         answer: the right answer to each text, for recipes that compare answers.
+        question: what the user said, for rewards that read the prompt.
 
     Returns:
-        One row a text: the text, one column a reward (in points, NaN: does not apply), "total",
-        and "why" in words: what is wrong with the format and, where an answer is compared,
-        what became of that, e.g. "4 characters after </answer>: −0.004; right answer".
+        One row a text: the text, one column a reward (in points, NaN: does not apply), "total"
+        with the recipe's weights, and "why" in words: what is wrong with the format and, where
+        an answer is compared, what became of that, e.g. "4 characters after </answer>: −0.004;
+        right answer".
     """
     columns = {"answer": list(answer)} if answer is not None else {}
-    prompts: list[list[dict[str, str]]] = [[] for _ in texts]
+    prompt = [{"role": "system", "content": recipe.system_prompt}]
+    prompt += [{"role": "user", "content": question}] if question else []
     scores = pd.DataFrame(
         {
-            reward.__name__: reward(completions=list(texts), prompts=prompts, **columns)
+            reward.__name__: reward(
+                completions=list(texts), prompts=[prompt] * len(texts), **columns
+            )
             for reward in recipe.reward_funcs
         },
         dtype=float,
     )
-    table = scores.assign(total=scores.sum(axis=1), why=_reasons(texts, recipe, answer))
-    table.insert(0, "text", list(texts))
+    # As objects, which unlike pandas' strings may hold lone surrogates.
+    reasons = pd.Series(_reasons(texts, recipe, answer), dtype=object)
+    table = scores.assign(total=(scores * recipe.weights).sum(axis=1), why=reasons)
+    table.insert(0, "text", pd.Series(list(texts), dtype=object))
     return table
 
 
@@ -63,12 +73,14 @@ def highlight(table: pd.DataFrame) -> Styler:
     The greener a number, the closer it is to the best of its column; the palest is 0, or the
     lowest if that is below. "–" is a reward that does not apply. A "why" is marked unless the
     text stands in the recipe's format. Texts keep their line breaks, and nothing in them
-    counts as HTML.
+    counts as HTML. A lone surrogate, which no page may hold, is shown escaped.
     """
     numbers = table.select_dtypes("number").columns
     wrapped = {"white-space": "pre-wrap", "text-align": "left"}
     return (
-        table.style.format(escape="html", precision=3, na_rep="–")
+        table.style.format(
+            {"text": _as_unicode, "why": _as_unicode}, escape="html", precision=3, na_rep="–"
+        )
         .format_index(escape="html", axis="index")
         .format_index(escape="html", axis="columns")
         .apply(_shade, subset=numbers)
@@ -89,7 +101,7 @@ def _reasons(
 
 def _format_faults(text: str, recipe: Recipe) -> list[str]:
     fault = recipe.tags.explain(text)
-    trailing = len(text.strip().partition(recipe.tags.tags[3])[2])
+    trailing = recipe.tags.trailing(text)
     points = TAG_POINTS * sum(text.count(tag) == 1 for tag in recipe.tags.tags)
     # What xmlcount_reward takes off: no more than the tags had earned.
     cost = min(points, TRAILING_CHARACTER_POINTS * trailing)
@@ -121,6 +133,10 @@ def _mistake(reply: str, reference: str) -> str:
             return f"{shorten(', '.join(values))}: more than one value"
         return f"{shorten(reply)!r}: no single value"
     return f"answer {shorten(reply)!r} is not {reference}"
+
+
+def _as_unicode(value: object) -> str:
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _shade(column: pd.Series) -> list[str]:
