@@ -413,3 +413,45 @@ def test_a_trainer_that_is_not_unsloths_is_refused_on_cuda(
     trl.GRPOTrainer = GRPOTrainer
     with pytest.raises(BackendError, match="the trainer is GRPOTrainer, not Unsloth's"):
         backend.make_trainer(*made)
+
+
+@pytest.fixture
+def saved_adapter(policy: Policy, tmp_path: Path) -> Path:
+    """An adapter that changes what the tiny model says, as a checkpoint holds it."""
+    fill_adapter(policy, 0.05)
+    policy.model.save_pretrained(tmp_path / "checkpoint-1")
+    return tmp_path / "checkpoint-1"
+
+
+def test_a_saved_adapter_is_loaded_on_its_base(
+    recipe: Recipe, plan: Plan, artifact: Path, policy: Policy, saved_adapter: Path
+) -> None:
+    base = training.base_model(recipe, "tiny", 0, artifact)
+    loaded = backend.load_adapter(base, saved_adapter, recipe.tiny.settings, plan, seed=1)
+    expected = dict(policy.model.named_parameters())
+    for name, weight in loaded.model.named_parameters():
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_an_adapter_of_another_shape_is_refused(
+    recipe: Recipe, plan: Plan, artifact: Path, saved_adapter: Path
+) -> None:
+    base = training.base_model(recipe, "tiny", 0, artifact)
+    smaller = replace(recipe.tiny.settings, lora_rank=4)
+    with pytest.raises(BackendError, match=r"does not fit .*; was it trained") as error:
+        backend.load_adapter(base, saved_adapter, smaller, plan, seed=0)
+    assert str(saved_adapter) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_adapter_with_weights_that_have_no_place_is_refused(
+    recipe: Recipe, plan: Plan, artifact: Path, saved_adapter: Path
+) -> None:
+    base = training.base_model(recipe, "tiny", 0, artifact)
+    fewer = replace(recipe.tiny.settings, lora_targets=("q_proj",))
+    with pytest.raises(BackendError, match=r"has no place for, such as .*lora_.*another model\?"):
+        backend.load_adapter(base, saved_adapter, fewer, plan, seed=0)
+
+
+def test_a_rehearsal_always_has_something_to_learn() -> None:
+    assert backend._coin_reward(completions=["a"] * 4) == [0.0, 1.0, 0.0, 1.0]

@@ -4,6 +4,8 @@ import io
 import json
 import re
 import shutil
+import signal
+import threading
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -583,3 +585,17 @@ def test_tensorboard_has_samples_of_the_run_and_a_chart_of_its_rewards(trained: 
         assert text == completions.as_markdown(table, trained.run.recipe)
     (rewards, *_) = charts(trained.run.log_folder).values()
     assert rewards == ["train/reward", *mean_curves(trained.run.recipe)]
+
+
+def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        # The trainer is not asked for anything: it is None.
+        with callbacks.interruptible(None):
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

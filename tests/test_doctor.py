@@ -91,3 +91,8 @@ def test_the_command_prints_a_line_each(tmp_path: Path, capsys: Any) -> None:
 def test_the_table_has_a_row_a_finding(tmp_path: Path) -> None:
     findings = doctor.examine(tmp_path)
     assert doctor.table(findings).index.tolist() == [finding.name for finding in findings]
+
+
+def test_a_machine_without_a_driver_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    assert doctor._driver() == "unknown: there is no nvidia-smi"

@@ -1,7 +1,9 @@
 """The plan for each machine and recipe, what it advises, and the estimate behind it."""
 
 import re
+import sys
 from dataclasses import astuple, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sarashina_grpo.hardware import (
+    GB,
     PACKAGES,
     Auto,
     Gpu,
     Plan,
     PlanError,
     cpu_plan,
+    detect_gpu,
     estimate,
     make_plan,
     micro_batches,
@@ -332,3 +336,30 @@ def test_every_package_has_its_version() -> None:
     found = versions()
     assert {"torch", "transformers", "trl", "unsloth", "vllm"} <= set(PACKAGES) == set(found)
     assert all(number[0].isdigit() for number in found.values())
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "taken"),
+    [(79.4, 0.0, 0.0), (59.4, 0.0, 20.0), (59.4, 20.0, 0.0), (80.0, 0.0, 0.0)],
+    ids=["nobody else", "another program", "ours", "not yet in use"],
+)
+def test_what_others_hold_of_a_gpu_is_told_from_what_is_ours(
+    monkeypatch: pytest.MonkeyPatch, free: float, reserved: float, taken: float
+) -> None:
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        mem_get_info=lambda: (free * GB, 80.0 * GB),
+        memory_reserved=lambda: reserved * GB,
+        get_device_name=lambda: "Some GPU",
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    gpu = detect_gpu()
+    assert gpu is not None
+    assert (gpu.name, gpu.memory_gb) == ("Some GPU", 80.0)
+    assert gpu.taken_gb == pytest.approx(taken)
+
+
+def test_without_cuda_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimpleNamespace(is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert detect_gpu() is None

@@ -350,3 +350,9 @@ def test_the_tiny_model_is_scanned_as_it_is(recipe: Recipe, policy: Policy) -> N
     assert scanned["learnable"].any()
     assert scanned["highest"].max() == 1.5
     pd.testing.assert_frame_equal(scanned, again)
+
+
+@pytest.mark.parametrize(("count", "scanned"), [(1, 1), (3, 3), (9, 4)])
+def test_the_first_prompts_are_scanned_as_far_as_there_are_any(count: int, scanned: int) -> None:
+    dataset = datasets.Dataset.from_dict({"prompt": ["a", "b", "c", "d"]})
+    assert list(learnability.first(dataset, count)["prompt"]) == ["a", "b", "c", "d"][:scanned]

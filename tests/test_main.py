@@ -109,6 +109,7 @@ def test_another_dataset_is_asked_about_where_one_is_named(trained: Path, tmp_pa
         (["smalltalk", "--seed", "-1"], "seed must be a whole number from 0 to 2**32 - 1, got -1"),
         (["smalltalk", "--seed", str(2**32)], "from 0 to 2**32 - 1, got 4294967296"),
         (["smalltalk", "--artifact", __file__], f"must be a folder, and {__file__} is a file"),
+        (["smalltalk", "--seed", "None", "--artifact", "/nowhere"], "no checkpoint of the recipe"),
         (["smalltalk", "--artifact", "/nowhere"], "no checkpoint of the recipe 'smalltalk'"),
         (["smalltalk", "--checkpoint", "/nowhere"], "/nowhere is no checkpoint"),
         (["qa", "--checkpoint", "CHECKPOINT"], "was trained with RECIPE = 'smalltalk', not 'qa'"),

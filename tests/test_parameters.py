@@ -22,6 +22,8 @@ OPENING = [
     ({"model_name": 5}, "MODEL_NAME must be a name, a folder or None, got 5"),
     ({"resume": "yes"}, "RESUME must be True or False, got 'yes'"),
     ({"resume": True}, "set RESUME = False"),
+    ({"japanese_reward": "yes"}, "JAPANESE_REWARD must be True, False or None"),
+    ({"distinct_thought_reward": 1}, "DISTINCT_THOUGHT_REWARD must be True, False or None"),
     ({"artifact": 5}, "ARTIFACT must be a folder, got 5"),
     ({"artifact": __file__}, "is a file"),
     ({"artifact": "/proc/nothing"}, "cannot be made"),

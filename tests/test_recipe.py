@@ -11,6 +11,7 @@ import pytest
 
 from sarashina_grpo.data import DatasetError, LeftOut, Source
 from sarashina_grpo.recipe import Course, Recipe, Sampling, Scene, Settings, TinySettings
+from sarashina_grpo.recipes import get_recipe
 from sarashina_grpo.rewards.format import soft_format_reward, xmlcount_reward
 from sarashina_grpo.tags import TagFormat
 
@@ -214,6 +215,40 @@ def test_a_recipe_without_rewards_is_refused_by_name() -> None:
         make_recipe(rewards=())
 
 
+@pytest.mark.parametrize(
+    ("weights", "refusal"),
+    [
+        ({"kindness": 1.0}, r"must name the recipe's rewards .*, got 'kindness'"),
+        ({"xmlcount_reward": 0}, "the weight of xmlcount_reward must be above 0, got 0"),
+        ({"xmlcount_reward": -1.0}, r"got -1\.0"),
+        ({"xmlcount_reward": float("inf")}, "got inf"),
+        ({"xmlcount_reward": float("nan")}, "got nan"),
+    ],
+)
+def test_a_weight_needs_a_reward_and_a_size(weights: dict[str, float], refusal: str) -> None:
+    with pytest.raises(ValueError, match=refusal):
+        make_recipe(rewards=(xmlcount_reward,), reward_weights=weights)
+
+
+def test_a_reward_counts_once_unless_it_is_said_otherwise() -> None:
+    recipe = make_recipe(
+        rewards=(xmlcount_reward, soft_format_reward), reward_weights={"soft_format_reward": 3.0}
+    )
+    assert recipe.weights == {"xmlcount_reward": 1.0, "soft_format_reward": 3.0}
+
+
+def test_a_reward_is_taken_in_and_left_out() -> None:
+    both = make_recipe(
+        rewards=(xmlcount_reward, soft_format_reward), reward_weights={"soft_format_reward": 3.0}
+    )
+    one = both.with_reward(soft_format_reward, wanted=False)
+    assert one.weights == {"xmlcount_reward": 1.0}
+    assert one.with_reward(soft_format_reward, wanted=False) is one
+    assert both.with_reward(soft_format_reward, wanted=True) is both
+    again = one.with_reward(soft_format_reward, wanted=True)
+    assert again.weights == {"xmlcount_reward": 1.0, "soft_format_reward": 1.0}
+
+
 def test_the_system_prompt_is_the_instructions_and_the_example_in_tags() -> None:
     assert make_recipe().system_prompt == (
         "Think in <inner></inner>, answer in <outer></outer>.\n"
@@ -278,3 +313,11 @@ def test_rows_left_out_are_counted_in_the_log(
         "weather: 1 rows left out: lang is en",
         "weather: 2 rows left out: duplicate",
     ]
+
+
+@pytest.mark.parametrize("targets", ["q_proj", ()])
+def test_targets_that_are_no_list_of_names_are_refused(targets: Any) -> None:
+    settings = get_recipe("smalltalk").settings
+    with pytest.raises(ValueError, match=r"lora_targets must be module names .*, got ") as refused:
+        replace(settings, lora_targets=targets)
+    assert str(refused.value).endswith(repr(targets))

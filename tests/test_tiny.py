@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -231,3 +232,48 @@ def test_the_tags_survive_the_tokenizer(recipe: Recipe, built: Path) -> None:
     text = recipe.tags.render(*recipe.example)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_of_two_that_build_it_at_once_the_slower_takes_what_is_there(
+    short: Recipe, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_late(lessons: Any, recipe: Recipe, seed: int, folder: Path) -> None:
+        shutil.copytree(built, tmp_path / "tiny" / built.name)
+        (folder / WEIGHTS).touch()
+
+    monkeypatch.setattr(tiny, "_teach", be_late)
+    folder = tiny.build(short, 0, tmp_path)
+    assert tiny.is_intact(folder)
+    assert list((tmp_path / "tiny").iterdir()) == [folder]
+
+
+def test_what_is_in_the_way_and_is_no_model_is_an_error(
+    short: Recipe, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def be_in_the_way(lessons: Any, recipe: Recipe, seed: int, folder: Path) -> None:
+        (tmp_path / "tiny" / built.name).mkdir()
+        (tmp_path / "tiny" / built.name / "something").touch()
+
+    monkeypatch.setattr(tiny, "_teach", be_in_the_way)
+    with pytest.raises(OSError, match=built.name):
+        tiny.build(short, 0, tmp_path)
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == [built.name]
+
+
+def test_beside_unsloth_a_process_without_a_gpu_teaches_it(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+
+    def run(command: list[str], check: bool, env: dict[str, str]) -> None:
+        done.append((command, check, env))
+
+    monkeypatch.setattr(tiny, "ENGINE", "Unsloth")
+    monkeypatch.setattr(tiny.subprocess, "run", run)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    folder = tiny.build(recipe, 7, tmp_path)
+    assert folder == tmp_path / "tiny" / tiny.folder_name(recipe, 7)
+    ((command, check, environment),) = done
+    arguments = ["-m", "sarashina_grpo.tiny", "smalltalk", "7", str(tmp_path)]
+    assert (command, check) == ([sys.executable, *arguments], True)
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["OMP_NUM_THREADS"]) == ("", "3")

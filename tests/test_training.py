@@ -29,7 +29,7 @@ LOGGED = [
     "train/reward",
     *(
         f"train/rewards/{name}_reward/{value}"
-        for name in ("xmlcount", "soft_format", "strict_format")
+        for name in ("xmlcount", "soft_format", "strict_format", "japanese", "distinct_thought")
         for value in ("mean", "std")
     ),
     "train/completions/mean_length",
@@ -584,3 +584,35 @@ def test_a_loaded_checkpoint_speaks_as_the_trained_model(recipe: Recipe, trained
             policy.model.eval()(input_ids=ids).logits for policy in (loaded, trained.policy)
         )
     assert torch.equal(one, other)
+
+
+def test_a_run_says_which_rewards_count(tmp_path: Path, recipe: Recipe) -> None:
+    plain = training.open_run(recipe, None, artifact=tmp_path)
+    without = training.open_run(recipe, None, japanese_reward=False, artifact=tmp_path)
+    assert {"japanese_reward", "distinct_thought_reward"} < set(plain.recipe.reward_names)
+    assert plain.recipe.reward_names[:3] == without.recipe.reward_names[:3]
+    assert "japanese_reward" not in without.identity["rewards"]
+    assert "distinct_thought_reward" in without.identity["rewards"]
+    back = training.open_run(without.recipe, None, japanese_reward=True, artifact=tmp_path)
+    assert back.identity["rewards"] == plain.identity["rewards"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "has no readable run.json"),
+        ("[1, 2]", "does not say dataset, model_name, recipe, settings"),
+        ("7", "does not say dataset, model_name, recipe, settings"),
+        ('{"recipe": "smalltalk", "model_name": "tiny"}', "does not say dataset, settings"),
+    ],
+)
+def test_a_spoilt_run_file_is_refused(tmp_path: Path, content: str, expected: str) -> None:
+    (tmp_path / training.RUN_FILE).write_text(content)
+    with pytest.raises(RunError, match=re.escape(expected)):
+        training.read_run_file(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint-", "checkpoint-x", "checkpoint-3.tmp"])
+def test_a_folder_that_is_named_otherwise_has_no_step(name: str) -> None:
+    with pytest.raises(RunError, match=re.escape(f"checkpoint-<step>, got {name}")):
+        training.step_of(Path(name))

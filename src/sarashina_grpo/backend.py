@@ -352,8 +352,6 @@ def _reading(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, UnpicklingError) as error:
-        if isinstance(error, UserError):
-            raise
         if "trust_remote_code" in str(error):
             raise BackendError(
                 f"{name!r} brings code of its own, which is not run; give a model that "

@@ -87,7 +87,7 @@ class Evaluation:
     def japanese_share(self) -> float | None:
         """The mean of `japanese_share` over the replies with letters, 0 to 1; None without any.
 
-        No reward is computed from it, so training cannot have been aimed at it.
+        Unlike `japanese_reward` it lets nothing pass that is not Japanese.
         """
         shares = [share for share in map(japanese_share, self.replies) if share is not None]
         return sum(shares) / len(shares) if shares else None

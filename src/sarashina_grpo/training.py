@@ -310,7 +310,9 @@ def read_run_file(folder: Path) -> dict[str, Any]:
         made = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} has no readable {RUN_FILE}: it is not a run's folder") from error
-    missing = {"recipe", "model_name", "dataset", "settings"} - set(made)
+    missing = {"recipe", "model_name", "dataset", "settings"} - set(
+        made if isinstance(made, dict) else ()
+    )
     if missing:
         raise RunError(f"{folder / RUN_FILE} does not say {', '.join(sorted(missing))}")
     return made

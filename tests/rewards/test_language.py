@@ -188,7 +188,12 @@ def test_a_prompt_may_be_a_text() -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "share"),
-    [(REPLY, REPLY, 1.0), (REPLY, "かきくけこ", 0.0), ("あいうえお", "えおあいう", 1 / 3), ("", "", 0)],
+    [
+        (REPLY, REPLY, 1.0),
+        (REPLY, "かきくけこ", 0.0),
+        ("あいうえお", "えおあいう", 1 / 3),
+        ("", "", 0),
+    ],
 )
 def test_overlap_is_the_share_of_common_grams(first: str, second: str, share: float) -> None:
     assert overlap(first, second) == overlap(second, first) == pytest.approx(share)
