@@ -401,7 +401,7 @@ def test_samples_are_written_every_few_steps_and_at_the_end(
     found = samples(writing.logs)
     assert [step for step, _ in found] == written
     for step, text in found:
-        assert text.startswith("**reward 1.500** = xmlcount_reward 0.5, ")
+        assert text.startswith("**reward 2.500** = xmlcount_reward 0.5, ")
         assert text.endswith(f"\n\n    <b>\n\nanswered with\n\n    said at {step}")
 
 

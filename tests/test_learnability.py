@@ -16,8 +16,13 @@ from sarashina_grpo.hardware import cpu_plan
 from sarashina_grpo.learnability import describe_scan, scan, total_rewards
 from sarashina_grpo.recipe import Recipe, Sampling, Settings
 from sarashina_grpo.recipes import get_recipe
+from sarashina_grpo.rewards.language import distinct_thought_reward, japanese_reward
 
-SMALLTALK, QA = get_recipe("smalltalk"), get_recipe("qa")
+# Without the rewards for what stands in the tags, which these texts are too short for.
+SMALLTALK, QA = (
+    get_recipe(name).with_reward(japanese_reward, False).with_reward(distinct_thought_reward, False)
+    for name in ("smalltalk", "qa")
+)
 GROUP = 4
 SETTINGS = replace(
     SMALLTALK.tiny.settings,

@@ -143,8 +143,14 @@ def test_an_index_cannot_point_to_pickled_weights(
 
 @pytest.mark.parametrize("read", ["shape", "weights"])
 def test_a_model_that_needs_code_of_its_own_is_refused_without_a_question(
-    recipe: Recipe, plan: Plan, model: Path, marker: Path, read: str
+    recipe: Recipe,
+    plan: Plan,
+    model: Path,
+    marker: Path,
+    read: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     (model / "custom.py").write_text(REMOTE_CODE.format(marker=str(marker)))
     classes = {"AutoConfig": "custom.Custom", "AutoModelForCausalLM": "custom.Custom"}
     edit(model / "config.json", model_type="custom", auto_map=classes)

@@ -64,7 +64,7 @@ def total_rewards(
 ) -> list[float]:
     """What a recipe's rewards make together for each completion; None counts nothing."""
     inputs = {**columns, "prompts": columns["prompt"], "completions": completions}
-    weights = recipe.weights.values()
+    weights = [recipe.weights[reward.__name__] for reward in recipe.rewards]
     scores = [reward(**inputs) for reward in recipe.reward_funcs]
     return [
         sum(weight * (score or 0.0) for weight, score in zip(weights, each, strict=True))

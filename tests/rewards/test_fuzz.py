@@ -169,7 +169,7 @@ def score(recipe: Recipe, batch: Sequence[Row]) -> Points:
     columns = {
         "completions": [completion for completion, _ in batch],
         "answer": [reference for _, reference in batch],
-        "prompts": [[]] * len(batch),
+        "prompts": [[{"role": "system", "content": recipe.system_prompt}]] * len(batch),
     }
     return list(zip(*(reward(**columns) for reward in recipe.reward_funcs), strict=True))
 

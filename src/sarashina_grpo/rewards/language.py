@@ -19,17 +19,18 @@ from sarashina_grpo.tags import TagFormat
 OWN_SHARE = 0.7
 # Letters: a thought with fewer, or a thought or a reply with more, gets fewer points.
 FEWEST_LETTERS, MOST_LETTERS = 8, 2000
-# Letters of a text that are compared: what is ten times too long earns a tenth already.
-COMPARED_LETTERS = 10 * MOST_LETTERS
+# Characters of a text that are read: what is ten times too long earns a tenth at most already,
+# and to normalise a single letter with a million marks takes the square of their number.
+MOST_CHARACTERS = 10 * MOST_LETTERS
 GRAM = 3
 # One word without a Japanese form is free for so many Japanese letters.
 LETTERS_FOR_A_FREE_WORD = 3
 # A sentence of so many kanji without kana is Chinese; names of places are shorter.
 CHINESE_LETTERS = 7
 
-_JAPANESE = regex.compile(r"[\p{Hiragana}\p{Katakana}\p{Han}ー々〆]")
+_LETTER = regex.compile(r"[\p{L}\p{Nl}]")  # 〇 is a number
+_JAPANESE = regex.compile(r"(?=[\p{L}\p{Nl}])[\p{Hiragana}\p{Katakana}\p{Han}ー々〆]")
 _KANA = regex.compile(r"[\p{Hiragana}\p{Katakana}]")
-_LETTER = regex.compile(r"\p{L}")
 _SENTENCE = regex.compile(r"[^。!?\n]+")
 _NEITHER_WORD_NOR_SYMBOL = regex.compile(r"[^\p{L}\p{N}\p{S}]+")
 _FREE = regex.compile(
@@ -87,7 +88,7 @@ def japanese_share(text: str) -> float | None:
     >>> japanese_share("USBで5km先の店へ"), japanese_share("USBで5km先のold店へ")
     (1.0, 0.625)
     """
-    text = normalize("NFKC", text)
+    text = _normalise(text)
     japanese = sum(map(_japanese_letters, _SENTENCE.findall(text)))
     free_words = 1 + japanese // LETTERS_FOR_A_FREE_WORD
     letters = len(_LETTER.findall(_FREE.sub(" ", text, count=free_words)))
@@ -146,12 +147,15 @@ def _own_share(text: str, others: Sequence[str]) -> float:
 
 
 def _grams(letters: str) -> list[str]:
-    letters = letters[:COMPARED_LETTERS]
     return [letters[start : start + GRAM] for start in range(len(letters) - GRAM + 1)]
 
 
 def _letters(text: str) -> str:
-    return _NEITHER_WORD_NOR_SYMBOL.sub("", normalize("NFKC", text).casefold())
+    return _NEITHER_WORD_NOR_SYMBOL.sub("", _normalise(text).casefold())
+
+
+def _normalise(text: str) -> str:
+    return normalize("NFKC", text[:MOST_CHARACTERS])
 
 
 def _prompt_text(prompt: Completion) -> str:
