@@ -27,6 +27,10 @@ EXPLOITS = exploits(SMALLTALK)
 ANSWER = "3"
 HIGHEST = {"smalltalk": 3.5, "qa": 6.0}
 LEAST_EXPLOITS = 40
+LONG_REPLY = (  # in which nothing comes twice
+    "いろはにほへとちりぬるをわかよたれそつねならむうゐのおくやまけふこえてあさきゆめみしゑひもせす"
+    "アイウエオカキクケコサシスセソタチツテト"
+)
 
 UNUSUAL = replace(
     SMALLTALK,
@@ -170,13 +174,13 @@ def test_no_cost_is_told_where_no_reward_takes_it() -> None:
         ("わかりません", "4", "well-formed; 'わかりません': no single value"),
         ("木曜日", "水曜日", "well-formed; answer '木曜日' is not 水曜日"),
         ("水曜日です。", "水曜日", "well-formed; right answer"),
-        ("あ" * 99, "水曜日", f"well-formed; answer '{'あ' * 60}…' is not 水曜日"),
+        (LONG_REPLY, "水曜日", f"well-formed; answer '{LONG_REPLY[:60]}…' is not 水曜日"),
         ("3, 4", None, "well-formed"),
         ("3, 4", " ", "well-formed"),
     ],
 )
 def test_what_was_compared_is_told(reply: str, answer: str | None, why: str) -> None:
-    assert explain_one(QA.tags.render("順に考えよう。", reply), QA, answer)["why"] == why
+    assert explain_one(QA.tags.render("順に考えて、確かめよう。", reply), QA, answer)["why"] == why
 
 
 @pytest.mark.parametrize(
@@ -192,7 +196,7 @@ def test_what_was_compared_is_told(reply: str, answer: str | None, why: str) -> 
             "text before <reasoning>; answer '4' is not 3",
         ),
         (
-            QA.tags.render("順に考えよう。", ANSWER).replace("<answer>\n", "<answer>"),
+            QA.tags.render("順に考えて、確かめよう。", ANSWER).replace("<answer>\n", "<answer>"),
             "well-formed, but not in the block layout; right answer",
         ),
     ],
@@ -201,13 +205,33 @@ def test_the_format_and_the_answer_are_both_told(text: str, why: str) -> None:
     assert explain_one(text, QA, ANSWER)["why"] == why
 
 
+@pytest.mark.parametrize(
+    ("thought", "reply", "why"),
+    [
+        ("何を話そうか、よく考えよう。", "Sure, 何を話しましょうか。", "well-formed; 69% Japanese"),
+        (
+            "はい。",
+            "今日は何を話しましょうか。",
+            "well-formed; too short, too long or said before: −1.00",
+        ),
+        (
+            "今日は何を話しましょうか。",
+            "今日は何を話しましょうか。",
+            "well-formed; too short, too long or said before: −1.00",
+        ),
+    ],
+)
+def test_what_stands_in_the_tags_is_told(thought: str, reply: str, why: str) -> None:
+    assert explain_one(SMALLTALK.tags.render(thought, reply), SMALLTALK)["why"] == why
+
+
 def test_a_recipe_that_compares_no_answers_tells_none() -> None:
     assert explain_one(IDEAL, SMALLTALK, "4")["why"] == "well-formed"
 
 
 @pytest.mark.parametrize("unit", ["あ", END, "3, ", "<", "\u200b"])
 def test_a_megabyte_is_explained_in_seconds(unit: str) -> None:
-    text = QA.tags.render("順に考えよう。", unit * (1_000_000 // len(unit)))
+    text = QA.tags.render("順に考えて、確かめよう。", unit * (1_000_000 // len(unit)))
     start = time.perf_counter()
     assert len(explain_one(text, QA, ANSWER)["why"]) < 1000
     assert time.perf_counter() - start < 5
@@ -225,7 +249,7 @@ def test_a_megabyte_is_explained_in_seconds(unit: str) -> None:
 def test_a_highlighted_text_is_shown_as_it_is(text: str, shown: str) -> None:
     page = highlight(explain([text], SMALLTALK)).to_html()
     assert f">{shown}</td>" in page
-    assert f">opening {OPEN.replace('<', '&lt;').replace('>', '&gt;')} missing</td>" in page
+    assert f">opening {OPEN.replace('<', '&lt;').replace('>', '&gt;')} missing" in page
 
 
 def test_names_of_rows_and_rewards_are_no_html_either() -> None:

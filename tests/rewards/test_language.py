@@ -106,7 +106,7 @@ def test_the_worse_of_thought_and_reply_counts() -> None:
     assert japanese(english) == japanese(THOUGHT, english) == 0.0
     assert japanese(THOUGHT, "42") == 1.0
     assert japanese("3+4=7", "7") is None
-    assert japanese(THOUGHT, "...") == 0.0
+    assert japanese("...", "🤔") is None
 
 
 def test_free_words_cannot_be_all_there_is() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 from unicodedata import normalize
 
 import pandas as pd
@@ -21,6 +22,7 @@ from sarashina_grpo.rewards.format import (
     TRAILING_CHARACTER_POINTS,
     xmlcount_reward,
 )
+from sarashina_grpo.rewards.language import distinct_thought_reward, japanese_reward
 from sarashina_grpo.tables import shorten
 
 _NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
@@ -44,9 +46,9 @@ def explain(
 
     Returns:
         One row a text: the text, one column a reward (in points, NaN: does not apply), "total"
-        with the recipe's weights, and "why" in words: what is wrong with the format and, where
-        an answer is compared, what became of that, e.g. "4 characters after </answer>: −0.004;
-        right answer".
+        with the recipe's weights, and "why" in words: what is wrong with the format and with
+        what stands in it and, where an answer is compared, what became of that, e.g.
+        "4 characters after </answer>: −0.004; 80% Japanese; right answer".
     """
     columns = {"answer": list(answer)} if answer is not None else {}
     prompt = [{"role": "system", "content": recipe.system_prompt}]
@@ -61,7 +63,7 @@ def explain(
         dtype=float,
     )
     # As objects, which unlike pandas' strings may hold lone surrogates.
-    reasons = pd.Series(_reasons(texts, recipe, answer), dtype=object)
+    reasons = pd.Series(_reasons(texts, recipe, answer, scores), dtype=object)
     table = scores.assign(total=(scores * recipe.weights).sum(axis=1), why=reasons)
     table.insert(0, "text", pd.Series(list(texts), dtype=object))
     return table
@@ -90,13 +92,35 @@ def highlight(table: pd.DataFrame) -> Styler:
 
 
 def _reasons(
-    texts: Sequence[str], recipe: Recipe, answer: Sequence[str | None] | None
+    texts: Sequence[str],
+    recipe: Recipe,
+    answer: Sequence[str | None] | None,
+    scores: pd.DataFrame,
 ) -> list[str]:
     references = [None] * len(texts) if answer is None else answer
+    rows = scores.to_dict("records")
     return [
-        "; ".join([*_format_faults(text, recipe), *_comparison(text, reference, recipe)])
-        for text, reference in zip(texts, references, strict=True)
+        "; ".join(
+            [
+                *_format_faults(text, recipe),
+                *_content_faults(text, recipe, row),
+                *_comparison(text, reference, recipe),
+            ]
+        )
+        for text, reference, row in zip(texts, references, rows, strict=True)
     ]
+
+
+def _content_faults(text: str, recipe: Recipe, points: dict[Any, float]) -> list[str]:
+    """What stands in the tags, where a reward reads that and takes something off."""
+    faults = []
+    share = points.get(japanese_reward.__name__, 1.0)
+    if share < 1:
+        faults.append(f"{share:.0%} Japanese")
+    own = points.get(distinct_thought_reward.__name__, 1.0)
+    if own < 1 and recipe.tags.parse(text):
+        faults.append(f"too short, too long or said before: −{1 - own:.2f}")
+    return faults
 
 
 def _format_faults(text: str, recipe: Recipe) -> list[str]:

@@ -52,8 +52,7 @@ def japanese_reward(
 ) -> list[float | None]:
     """The Japanese share of the letters outside the tags, 0 to 1, of the part with the least.
 
-    A part is what stands between two tags. One with neither letters nor digits counts 0, one
-    with digits alone not at all; None if no part counts. See `japanese_share`.
+    A part is what stands between two tags; None if no part has letters. See `japanese_share`.
     """
     return [_least_japanese(completion_text(completion), tags) for completion in completions]
 
@@ -102,13 +101,8 @@ def overlap(first: str, second: str) -> float:
 
 
 def _least_japanese(text: str, tags: TagFormat) -> float | None:
-    shares = []
-    for part in regex.split("|".join(tags.tags), text):
-        if (share := japanese_share(part)) is not None:
-            shares.append(share)
-        elif part.strip() and not any(map(str.isdigit, part)):
-            shares.append(0.0)
-    return min(shares, default=None)
+    shares = map(japanese_share, regex.split("|".join(tags.tags), text))
+    return min((share for share in shares if share is not None), default=None)
 
 
 def _japanese_letters(sentence: str) -> int:
