@@ -198,7 +198,11 @@ def check_words(recipe: Recipe, batch: Sequence[tuple[str, Any]], together: Poin
     table = explain(texts, recipe, references)
     for name, values in zip(recipe.reward_names, zip(*together, strict=True), strict=True):
         assert [None if math.isnan(value) else value for value in table[name]] == list(values)
-    totals = [math.fsum(value or 0.0 for value in row) for row in together]
+    weights = recipe.weights.values()
+    totals = [
+        math.fsum(weight * (value or 0.0) for weight, value in zip(weights, row, strict=True))
+        for row in together
+    ]
     assert table["total"].tolist() == pytest.approx(totals)
     for text, why in zip(texts, table["why"], strict=True):
         parsed, strict = recipe.tags.parse(text), recipe.tags.parses_in_layout(text)

@@ -25,7 +25,7 @@ OPEN, CLOSE, REPLY, END = SMALLTALK.tags.tags
 IDEAL = ideal(SMALLTALK)
 EXPLOITS = exploits(SMALLTALK)
 ANSWER = "3"
-HIGHEST = {"smalltalk": 3.5, "qa": 6.0}
+HIGHEST = {"smalltalk": 3.5, "qa": 4.5}
 LEAST_EXPLOITS = 40
 LONG_REPLY = (  # in which nothing comes twice
     "いろはにほへとちりぬるをわかよたれそつねならむうゐのおくやまけふこえてあさきゆめみしゑひもせす"
@@ -99,8 +99,8 @@ def test_the_scores_are_those_of_training() -> None:
 def test_a_reward_that_does_not_apply_is_left_out_of_the_total() -> None:
     table = explain([ideal(QA, ANSWER)] * 2, QA, [ANSWER, None])
     assert table["correctness_reward"].isna().tolist() == [False, True]
-    assert table["total"].tolist() == [6.0, 3.5]
-    assert explain([ideal(QA)], QA)["total"].tolist() == [3.5]
+    assert table["total"].tolist() == [4.5, 2.0]
+    assert explain([ideal(QA)], QA)["total"].tolist() == [2.0]
 
 
 def test_an_answer_is_needed_for_each_text() -> None:

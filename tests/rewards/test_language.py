@@ -109,6 +109,11 @@ def test_the_worse_of_thought_and_reply_counts() -> None:
     assert japanese("...", "🤔") is None
 
 
+def test_japanese_in_code_counts_as_little_as_the_code() -> None:
+    assert japanese_share("三```〇") == 1.0
+    assert japanese_share("`印刷する` and so on") == 0.0
+
+
 def test_free_words_cannot_be_all_there_is() -> None:
     assert japanese(THOUGHT, "AI USB CPU GPU RAM ROM です") < 0.5  # type: ignore[operator]
 

@@ -88,10 +88,10 @@ def japanese_share(text: str) -> float | None:
     (1.0, 0.625)
     """
     text = _normalise(text)
-    japanese = sum(map(_japanese_letters, _SENTENCE.findall(text)))
-    free_words = 1 + japanese // LETTERS_FOR_A_FREE_WORD
-    letters = len(_LETTER.findall(_FREE.sub(" ", text, count=free_words)))
-    return japanese / letters if letters else None
+    free_words = 1 + _count_japanese(text) // LETTERS_FOR_A_FREE_WORD
+    text = _FREE.sub(" ", text, count=free_words)
+    letters = len(_LETTER.findall(text))
+    return _count_japanese(text) / letters if letters else None
 
 
 def overlap(first: str, second: str) -> float:
@@ -105,7 +105,11 @@ def _least_japanese(text: str, tags: TagFormat) -> float | None:
     return min((share for share in shares if share is not None), default=None)
 
 
-def _japanese_letters(sentence: str) -> int:
+def _count_japanese(text: str) -> int:
+    return sum(map(_count_in_sentence, _SENTENCE.findall(text)))
+
+
+def _count_in_sentence(sentence: str) -> int:
     found = [letter for letter in _JAPANESE.findall(sentence) if _is_in_use(letter)]
     if len(found) >= CHINESE_LETTERS and not _KANA.search(sentence):
         return 0
