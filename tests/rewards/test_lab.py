@@ -25,7 +25,7 @@ OPEN, CLOSE, REPLY, END = SMALLTALK.tags.tags
 IDEAL = ideal(SMALLTALK)
 EXPLOITS = exploits(SMALLTALK)
 ANSWER = "3"
-HIGHEST = {"smalltalk": 3.5, "qa": 4.5}
+HIGHEST = {"smalltalk": 3.5, "qa": 4.2}
 LEAST_EXPLOITS = 40
 LONG_REPLY = (  # in which nothing comes twice
     "いろはにほへとちりぬるをわかよたれそつねならむうゐのおくやまけふこえてあさきゆめみしゑひもせす"
@@ -99,8 +99,8 @@ def test_the_scores_are_those_of_training() -> None:
 def test_a_reward_that_does_not_apply_is_left_out_of_the_total() -> None:
     table = explain([ideal(QA, ANSWER)] * 2, QA, [ANSWER, None])
     assert table["correctness_reward"].isna().tolist() == [False, True]
-    assert table["total"].tolist() == [4.5, 2.0]
-    assert explain([ideal(QA)], QA)["total"].tolist() == [2.0]
+    assert table["total"].tolist() == pytest.approx([4.2, 1.7])
+    assert explain([ideal(QA)], QA)["total"].tolist() == pytest.approx([1.7])
 
 
 def test_an_answer_is_needed_for_each_text() -> None:
@@ -347,7 +347,7 @@ def test_why_is_marked_unless_the_format_is_kept(text: str, marked: bool) -> Non
 def test_the_ideal_completion_earns_all_points(name: str) -> None:
     recipe = get_recipe(name)
     row = explain_one(ideal(recipe, answer_for(recipe)), recipe, answer_for(recipe))
-    assert row["total"] == HIGHEST[name]
+    assert row["total"] == pytest.approx(HIGHEST[name])
     assert row["why"].startswith("well-formed")
 
 
