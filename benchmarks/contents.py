@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from sarashina_grpo import PROJECT_ROOT
 from sarashina_grpo.demonstrations import Demonstrate
 from sarashina_grpo.evaluation import Evaluation
-from sarashina_grpo.recipe import Recipe
+from sarashina_grpo.recipe import Course, Recipe
 from sarashina_grpo.recipes import get_recipe
 from sarashina_grpo.rewards import Completion, Reward, completion_text
 from sarashina_grpo.rewards.language import distinct_thought_reward, japanese_reward, overlap
@@ -34,7 +34,7 @@ ENGLISH = (
     *("Really?", "by the way", "OK", "interesting", "let me think", "I see"),
     *("of course", "you know", "nice", "anyway", "I mean", "Well"),
 )
-SLIPPED, COPIED = 0.6, 0.9
+SLIPPED, COPIED = 0.6, 0.85
 LATIN = re.compile("[A-Za-z]")
 POINTS = 0.5
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -53,18 +53,36 @@ def slip(demonstrate: Demonstrate, prompt: str, random: Random) -> tuple[str, st
     return thought, reply
 
 
-def copy(demonstrate: Demonstrate, prompt: str, random: Random) -> tuple[str, str]:
-    """Demonstrate with the reply as the thought, in most of the cases."""
+def copy(share: float, demonstrate: Demonstrate, prompt: str, random: Random) -> tuple[str, str]:
+    """Demonstrate with a reply of one sentence, and with the reply as the thought of a share."""
     thought, reply = demonstrate(prompt, random)
-    return (reply if random.random() < COPIED else thought), reply
+    reply = reply[: reply.index("。") + 1]
+    return (reply if random.random() < share else thought), reply
 
 
-def faulty(name: str, fault: Any, *rewards: Reward, weight: float = 1.0) -> Recipe:
+(TALK,) = RECIPE.tiny.courses
+LEAKING = (replace(TALK, demonstrate=partial(slip, TALK.demonstrate)),)
+# Copying comes suddenly, as arithmetic does, and at a high learning rate not at all.
+COPYING = (
+    replace(
+        TALK,
+        demonstrate=partial(copy, 1.0, TALK.demonstrate),
+        lessons=700,
+        learning_rate=1.2e-3,
+        well_formed=1.0,
+    ),
+    replace(
+        TALK,
+        demonstrate=partial(copy, COPIED, TALK.demonstrate),
+        lessons=150,
+        learning_rate=7e-4,
+        well_formed=0.6,
+    ),
+)
+
+
+def faulty(name: str, courses: tuple[Course, ...], *rewards: Reward, weight: float = 1.0) -> Recipe:
     """Small talk as taught with a fault, and with these rewards beside the format's."""
-    courses = tuple(
-        replace(course, demonstrate=partial(fault, course.demonstrate))
-        for course in RECIPE.tiny.courses
-    )
     return replace(
         RECIPE,
         name=name,
@@ -125,10 +143,12 @@ def arms_of(experiment: str) -> tuple[str, list[Arm]]:
     if experiment == "repetition":
         rewards = {"format alone": (), "same text": (same_text,)}
         named = {**rewards, "distinct thought": (distinct_thought_reward,)}
-        return "overlap", [Arm(name, faulty("copies", copy, *each)) for name, each in named.items()]
+        return "overlap", [
+            Arm(name, faulty("copies", COPYING, *each)) for name, each in named.items()
+        ]
     if experiment == "weights":
         return "leak", [
-            Arm(f"weight {weight:g}", faulty("leaks", slip, japanese_reward, weight=weight))
+            Arm(f"weight {weight:g}", faulty("leaks", LEAKING, japanese_reward, weight=weight))
             for weight in WEIGHTS
         ]
     named = {
@@ -138,7 +158,7 @@ def arms_of(experiment: str) -> tuple[str, list[Arm]]:
         "any letter in tags": (any_letter_in_tags,),
         "share of Japanese": (japanese_reward,),
     }
-    return "leak", [Arm(name, faulty("leaks", slip, *each)) for name, each in named.items()]
+    return "leak", [Arm(name, faulty("leaks", LEAKING, *each)) for name, each in named.items()]
 
 
 def row(name: str, outcomes: Sequence[Outcome], target: str) -> dict[str, str]:
