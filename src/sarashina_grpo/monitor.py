@@ -84,7 +84,7 @@ def plot_rewards(history: pd.DataFrame) -> Figure:
     for name in means:
         bottom.plot(smooth[name], label=name.split("/")[1], linewidth=1.8)
     bottom.set(xlabel="step", ylabel="each reward")
-    bottom.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     for axes in (top, bottom):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
