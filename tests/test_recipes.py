@@ -1,5 +1,6 @@
 """The recipes that are shipped: each is sound, and smalltalk is the article's."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from sarashina_grpo.demonstrations import read_solutions
 from sarashina_grpo.recipes import get_recipe, recipe_names
+from sarashina_grpo.rewards.lab import explain
 from sarashina_grpo.tags import Parsed, TagFormat
 
 EACH_RECIPE = pytest.mark.parametrize("name", recipe_names())
@@ -174,8 +176,11 @@ def test_the_qa_sampling_is_the_articles() -> None:
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens) == (0.5, 0.95, 2048)
 
 
-def test_qa_has_the_articles_five_rewards_in_its_order() -> None:
-    assert get_recipe("qa").reward_names == [*FORMAT_REWARDS, "int_reward", "correctness_reward"]
+def test_qa_has_the_articles_five_rewards_in_its_order_and_two_that_count_little() -> None:
+    recipe = get_recipe("qa")
+    articles = [*FORMAT_REWARDS, "int_reward", "correctness_reward"]
+    assert recipe.reward_names == [*articles, "japanese_reward", "distinct_thought_reward"]
+    assert list(recipe.weights.values()) == [1.0] * 5 + [0.1] * 2
 
 
 def test_qa_asks_the_articles_four_questions_without_a_role() -> None:
@@ -195,16 +200,17 @@ def test_qa_trains_on_406_questions_with_an_answer_and_49_without() -> None:
 
 def test_the_right_answer_earns_all_points_of_qa_and_a_wrong_one_two_less() -> None:
     recipe = get_recipe("qa")
-    batch = [recipe.tags.render("3個に4個を足す。", answer) for answer in ("7個", "8個", "東京")]
-    scores = [reward(completions=batch, answer=["7"] * 3) for reward in recipe.reward_funcs]
-    assert [sum(row) for row in zip(*scores, strict=True)] == [4.0, 2.0, 1.5]
+    thought = "3個に4個を足すので、合わせて数える。"
+    batch = [recipe.tags.render(thought, answer) for answer in ("7個", "8個", "東京")]
+    table = explain(batch, recipe, ["7"] * 3)
+    assert table["total"].tolist() == pytest.approx([4.2, 2.2, 1.7])
 
 
 def test_an_open_question_is_left_to_the_format_rewards() -> None:
     recipe = get_recipe("qa")
-    text = recipe.tags.render("人による。", "私は好きです。")
-    scores = [reward(completions=[text], answer=[None]) for reward in recipe.reward_funcs]
-    assert scores == [[0.5], [0.5], [0.5], [None], [None]]
+    text = recipe.tags.render("好みは人によるので、自分の好みを言おう。", "私は好きです。")
+    (scores,) = explain([text], recipe, [None])[recipe.reward_names].to_numpy().tolist()
+    assert scores == pytest.approx([0.5, 0.5, 0.5, math.nan, math.nan, 1.0, 1.0], nan_ok=True)
 
 
 def test_the_tiny_questions_have_the_answers_that_their_solutions_compute() -> None:
