@@ -189,6 +189,7 @@ def test_the_report_renders_without_an_error(report: Path, page: Page, pictures:
     page.get_by_text("next").click()
     assert page.locator("#place").inner_text() != before
     page.get_by_text("previous").click()
+    page.evaluate("window.scrollTo(0, 0)")
     page.screenshot(path=pictures / "report.png")
     assert errors == []
 
