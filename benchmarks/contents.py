@@ -195,8 +195,7 @@ def main() -> None:
     """Run one experiment."""
     name, *seeds = sys.argv[1:]
     target, arms = arms_of(name)
-    outcomes = run_all(arms, measure, tuple(map(int, seeds)) or SEEDS)
-    groups = {arm.name: [each for each in outcomes if each.arm == arm.name] for arm in arms}
+    groups = run_all(arms, measure, tuple(map(int, seeds)) or SEEDS)
     print_table([row(arm, group, target) for arm, group in groups.items()])
     draw(groups, target).savefig(PROJECT_ROOT / "docs" / "images" / f"{name}.png", dpi=120)
 

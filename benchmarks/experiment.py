@@ -136,8 +136,12 @@ def run_arm(arm: Arm, seed: int, measure: Measure, every: int, artifact: Path) -
 
 def run_all(
     arms: Sequence[Arm], measure: Measure, seeds: Sequence[int] = SEEDS, every: int = 20
-) -> list[Outcome]:
-    """Every arm for every seed, from nothing, in a folder that is removed afterwards."""
+) -> dict[str, list[Outcome]]:
+    """Every arm for every seed, from nothing, in a folder that is removed afterwards.
+
+    Returns:
+        The outcomes of each arm by its name, in the order of the seeds.
+    """
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool,
@@ -154,8 +158,8 @@ def run_all(
             for seed, arm in product(seeds, arms)
         ]
         outcomes = [job.result() for job in _as_completed(jobs, "runs")]
-    order = [arm.name for arm in arms]
-    return sorted(outcomes, key=lambda outcome: (order.index(outcome.arm), outcome.seed))
+    outcomes.sort(key=lambda outcome: outcome.seed)
+    return {arm.name: [each for each in outcomes if each.arm == arm.name] for arm in arms}
 
 
 def shorter(recipe: Recipe, steps: int) -> Recipe:

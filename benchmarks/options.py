@@ -88,13 +88,13 @@ def steps_until(outcome: Outcome) -> float:
     return next(reached, STEPS + EVERY)
 
 
-def row(arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, str]:
+def row(name: str, outcomes: Sequence[Outcome]) -> dict[str, str]:
     """An arm over all seeds."""
     until = [steps_until(outcome) for outcome in outcomes]
     missed = sum(steps > STEPS for steps in until)
     reached = f"{mean(until):.0f} ({min(until)} to {max(until)})" if not missed else "–"
     return {
-        "option": arm.name,
+        "option": name,
         "steps until 97%": reached + (f" never for {missed} of {len(until)}" if missed else ""),
         "format after": spread([outcome.last("format") for outcome in outcomes], ".1%"),
         "different replies after": spread([outcome.last("different") for outcome in outcomes]),
@@ -105,8 +105,8 @@ def row(arm: Arm, outcomes: Sequence[Outcome]) -> dict[str, str]:
 def main() -> None:
     """Run all arms."""
     seeds = tuple(map(int, sys.argv[1:])) or SEEDS
-    outcomes = run_all(ARMS, measure, seeds, EVERY)
-    print_table([row(arm, [each for each in outcomes if each.arm == arm.name]) for arm in ARMS])
+    groups = run_all(ARMS, measure, seeds, EVERY)
+    print_table([row(name, group) for name, group in groups.items()])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What tests share: a tiny model that is taught once, and a policy made from it."""
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from sarashina_grpo.recipes import get_recipe
 
 if TYPE_CHECKING:
     from sarashina_grpo.backend import Policy
+    from sarashina_grpo.training import Run
 
 # Threads that wait by spinning slow one another down tenfold where the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -53,6 +55,40 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, plan: Pla
     folder = tmp_path_factory.mktemp("artifact")
     tiny.build(recipe, 0, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def train_to_end() -> "Callable[[Run], Any]":
+    """Trains a run to its end, or on from its checkpoint; gives the trainer."""
+    from sarashina_grpo import training
+    from sarashina_grpo.data import split_dataset
+
+    def train(run: "Run") -> Any:
+        policy = training.load_policy(run, training.plan_for(run, None))
+        prompts = split_dataset(run.read_prompts()[0], run.seed)["train"]
+        return training.train(run, policy, prompts)
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def with_checkpoint(
+    in_small_steps: Callable[..., Recipe],
+    artifact: Path,
+    train_to_end: "Callable[[Run], Any]",
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[int], Path]:
+    """Makes an artifact folder with one checkpoint, so many steps old."""
+    from sarashina_grpo import training
+
+    def make(steps: int) -> Path:
+        folder = tmp_path_factory.mktemp("trained")
+        shutil.copytree(artifact / "tiny", folder / "tiny")
+        recipe = in_small_steps(max_steps=steps, save_steps=steps)
+        train_to_end(training.open_run(recipe, None, artifact=folder))
+        return folder
+
+    return make
 
 
 @pytest.fixture

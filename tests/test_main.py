@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,18 +33,9 @@ def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(
-    in_small_steps: Callable[..., Recipe], artifact: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def trained(with_checkpoint: Callable[[int], Path]) -> Path:
     """An artifact folder with one checkpoint, a few steps old."""
-    folder = tmp_path_factory.mktemp("trained")
-    shutil.copytree(artifact / "tiny", folder / "tiny")
-    run = training.open_run(
-        in_small_steps(max_steps=STEPS, save_steps=STEPS), None, artifact=folder
-    )
-    policy = training.load_policy(run, training.plan_for(run, None))
-    training.train(run, policy, split_dataset(run.read_prompts()[0], run.seed)["train"])
-    return folder
+    return with_checkpoint(STEPS)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from tensorboard.plugins.core.core_plugin import CorePluginLoader
 from sarashina_grpo import PROJECT_ROOT, report, training
 from sarashina_grpo.__main__ import main
 from sarashina_grpo.backend import BackendError, load_adapter, load_base, read_shape, torch
-from sarashina_grpo.data import split_dataset
 from sarashina_grpo.errors import UserError
 from sarashina_grpo.evaluation import Evaluation
 from sarashina_grpo.hardware import Plan, cpu_plan
@@ -57,14 +56,9 @@ def model(recipe: Recipe, plan: Plan, artifact: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(
-    in_small_steps: Callable[..., Recipe], artifact: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def trained(with_checkpoint: Callable[[int], Path]) -> Path:
     """An artifact folder with one checkpoint."""
-    folder = tmp_path_factory.mktemp("trained")
-    shutil.copytree(artifact / "tiny", folder / "tiny")
-    go_on(training.open_run(in_small_steps(max_steps=1, save_steps=1), None, artifact=folder))
-    return folder
+    return with_checkpoint(1)
 
 
 @pytest.fixture
@@ -76,11 +70,6 @@ def stopped(in_small_steps: Callable[..., Recipe], trained: Path, tmp_path: Path
     run = training.open_run(recipe, None, resume=True, artifact=folder)
     assert run.checkpoint is not None
     return run
-
-
-def go_on(run: Run) -> Any:
-    policy = training.load_policy(run, training.plan_for(run, None))
-    return training.train(run, policy, split_dataset(run.read_prompts()[0], run.seed)["train"])
 
 
 def edit(path: Path, **changed: Any) -> None:
@@ -194,22 +183,24 @@ def test_a_pickled_adapter_is_not_read(
 
 @pytest.mark.parametrize("name", PICKLES)
 def test_a_resumed_checkpoint_holds_nothing_that_is_run(
-    stopped: Run, marker: Path, name: str
+    stopped: Run, marker: Path, name: str, train_to_end: Callable[[Run], Any]
 ) -> None:
     assert stopped.checkpoint is not None
     assert (stopped.checkpoint / name).is_file()
     torch.save({"state": Bomb(marker)}, stopped.checkpoint / name)
     with pytest.raises(RunError) as refused:
-        go_on(stopped)
+        train_to_end(stopped)
     assert_refused(refused.value, marker, name, str(stopped.checkpoint), "RESUME = False")
     assert "weights_only" not in str(refused.value)
 
 
-def test_the_trainers_own_arguments_are_written_and_never_read(stopped: Run, marker: Path) -> None:
+def test_the_trainers_own_arguments_are_written_and_never_read(
+    stopped: Run, marker: Path, train_to_end: Callable[[Run], Any]
+) -> None:
     assert stopped.checkpoint is not None
     assert (stopped.checkpoint / "training_args.bin").is_file()
     torch.save(Bomb(marker), stopped.checkpoint / "training_args.bin")
-    assert go_on(stopped).state.global_step == STEPS
+    assert train_to_end(stopped).state.global_step == STEPS
     assert not marker.exists()
 
 
@@ -232,10 +223,13 @@ def test_the_doctor_tells_no_token(
 
 
 def test_a_run_and_its_report_hold_no_token(
-    stopped: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    stopped: Run,
+    train_to_end: Callable[[Run], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    trainer = go_on(stopped)
+    trainer = train_to_end(stopped)
     said = Evaluation(["p"], ["c"], [None], [None])
     steps = pd.DataFrame([entry for entry in trainer.state.log_history if "reward" in entry])
     history = steps.set_index("step").select_dtypes("number")

@@ -23,7 +23,7 @@ import torch
 from sarashina_grpo import ARTIFACT
 from sarashina_grpo.hardware import STANDBY_OPTIONS, ModelShape, Plan, detect_gpu
 
-UNSLOTH_OPTIONS = {
+GPU_ENVIRONMENT = {
     # Else Unsloth writes the code it generates into the working directory.
     "UNSLOTH_COMPILE_LOCATION": str(ARTIFACT / "unsloth_compiled_cache"),
     # Score a completion at a time and again for the gradient. Otherwise the loop over all of them
@@ -40,7 +40,7 @@ UNSLOTH_OPTIONS = {
 
 GPU = detect_gpu()
 if GPU:
-    for name, value in {**UNSLOTH_OPTIONS, **(STANDBY_OPTIONS if GPU.standby else {})}.items():
+    for name, value in {**GPU_ENVIRONMENT, **(STANDBY_OPTIONS if GPU.standby else {})}.items():
         os.environ.setdefault(name, value)
     import unsloth
 else:
