@@ -84,7 +84,7 @@ def highlight(table: pd.DataFrame) -> Styler:
             {"text": _as_unicode, "why": _as_unicode}, escape="html", precision=3, na_rep="–"
         )
         .format_index(escape="html", axis="index")
-        .format_index(escape="html", axis="columns")
+        .format_index(_without_suffix, escape="html", axis="columns")
         .apply(_shade, subset=numbers)
         .apply(_mark, subset=["why"])
         .set_properties(subset=["text", "why"], **wrapped)
@@ -157,6 +157,11 @@ def _mistake(reply: str, reference: str) -> str:
             return f"{shorten(', '.join(values))}: more than one value"
         return f"{shorten(reply)!r}: no single value"
     return f"answer {shorten(reply)!r} is not {reference}"
+
+
+def _without_suffix(column: object) -> str:
+    """As the panel of completions has it: the page has no room for more."""
+    return str(column).removesuffix("_reward")
 
 
 def _as_unicode(value: object) -> str:
